@@ -1,0 +1,241 @@
+"""params.yaml → frozen dataclasses. Recipe values have no default here: each stands in params.yaml with its source.
+
+An unknown or missing key, or a value of a wrong type, raises ``ValueError`` with the key's path. ``machines`` says
+where and how fast, never what: no DVC stage lists it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+PARAMS_FILE = Path("params.yaml")
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Self-play data of one domain (section 2.2, 3)."""
+
+    demonstrations: int  # accepted trajectories to write
+    prompts: int  # training tasks without a trajectory, for GRPO and OPD
+    heldout: int  # evaluation tasks
+    horizons: tuple[int, ...]  # tool calls (instruction: reasoning steps) of demonstrations
+    heldout_horizons: tuple[int, ...]
+    prompt_horizons: tuple[int, ...]
+    noise: float  # chance that a step of the expert goes astray
+    max_proposals: int  # proposals tried before the run stops and says which rule rejected what
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The starting MoE. ``family`` is a model_type of transformers."""
+
+    family: Literal["lfm2_moe", "qwen3_moe"]
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int  # of the leading dense layers
+    moe_intermediate_size: int
+    num_layers: int
+    num_dense_layers: int
+    attention_layers: tuple[int, ...]  # the others are short convolutions (lfm2_moe only)
+    num_heads: int
+    num_kv_heads: int
+    num_experts: int
+    experts_per_token: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with warm-up. ``schedule`` after the warm-up: cosine to zero, or constant."""
+
+    lr: float
+    schedule: Literal["cosine", "constant"]
+    warmup: float  # fraction of steps
+    weight_decay: float
+    grad_clip: float
+    batch_tokens: int  # tokens an update, packed
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """Tokenizer and base model: short horizons only, so that later stages have something to lengthen."""
+
+    tokenizer_trajectories: int  # a domain
+    max_horizon: int
+    demonstrations: int  # a domain
+    tokens: int
+    optim: OptimConfig
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Full-domain SFT (section 4.1)."""
+
+    demonstrations: int  # a domain
+    tokens: int
+    optim: OptimConfig
+
+
+@dataclass(frozen=True)
+class GrpoConfig:
+    """GRPO (section 4.2)."""
+
+    iterations: int
+    prompts: int  # an iteration
+    group: int
+    updates: int  # minibatches an iteration
+    clip_low: float
+    clip_high: float
+    kl: float
+    entropy: float
+    temperature: float
+    dynamic_sampling: bool
+    max_horizon: int
+    optim: OptimConfig
+
+
+@dataclass(frozen=True)
+class TeachConfig:
+    """A teacher of one domain: SFT on its own demonstrations, then GRPO."""
+
+    init: Literal["base", "sft"]
+    demonstrations: int
+    tokens: int
+    sft_optim: OptimConfig
+    advantage: Literal["group", "papo"]
+    grpo: GrpoConfig
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Domain-routed on-policy distillation with SVA (sections 2.3, 4.3)."""
+
+    iterations: int
+    prompts: int  # a domain and iteration
+    updates: int  # minibatches an iteration
+    top_k: int
+    temperature: float
+    max_horizon: int
+    optim: OptimConfig
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """What bounds an episode (section 4.3); past it, it is TRUNCATED."""
+
+    slack: float  # tool calls allowed = ceil(slack * horizon) + extra
+    extra: int
+    turn_tokens: int  # a generated turn
+    context_tokens: int
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Held-out evaluation: pass@1 (section 5)."""
+
+    tasks: int  # a domain
+    temperature: float
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    title: str
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """Where and how fast: changes no result on one machine kind, so no stage lists it."""
+
+    device: Literal["cpu", "cuda"]
+    threads: int  # of one stage
+    stages: int  # independent stages at once
+    rollout_batch: int
+    experts: Literal["auto", "eager", "grouped_mm", "batched_mm", "megablocks"]
+
+
+@dataclass(frozen=True)
+class Config:
+    profile: str
+    seed: int
+    domains: tuple[str, ...]
+    generate: dict[str, GenerateConfig]
+    budget: dict[str, BudgetConfig]
+    model: ModelConfig
+    base: BaseConfig
+    sft: SftConfig
+    teach: dict[str, TeachConfig]
+    distill: DistillConfig
+    evaluate: EvaluateConfig
+    report: ReportConfig
+    machines: dict[str, MachineConfig]
+
+
+def load(path: Path = PARAMS_FILE) -> Config:
+    """Read and check a params file.
+
+    Raises:
+        ValueError: not YAML, an unknown or missing key, or a value of a wrong type; the message has the key's path.
+        FileNotFoundError: no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; run from the project's root, or `openhorizon profile laptop`")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    config: Config = _build(Config, raw, path.name)
+    _check(config, path.name)
+    return config
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected a block of keys, got {value!r}")
+        hints = typing.get_type_hints(kind)
+        for key in value:
+            if key not in hints:
+                raise ValueError(f"{where}: unknown key {key!r}; known are {', '.join(sorted(hints))}")
+        for key in hints:
+            if key not in value:
+                raise ValueError(f"{where}: missing key {key!r}")
+        return kind(**{key: _build(hint, value[key], f"{where}:{key}" if ":" not in where else f"{where}.{key}") for key, hint in hints.items()})
+    if origin is dict:
+        if not isinstance(value, dict) or not value:
+            raise ValueError(f"{where}: expected a block of names, got {value!r}")
+        return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: expected a list, got {value!r}")
+        return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{where}: {value!r} is none of {', '.join(map(str, arguments))}")
+        return value
+    if origin is types.UnionType:
+        return None if value is None and type(None) in arguments else _build(arguments[0], value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r} ({type(value).__name__})")
+    return value
+
+
+def _check(config: Config, where: str) -> None:
+    """What types cannot say: every domain has its blocks, counts are positive."""
+    from openhorizon.domains import DOMAINS
+
+    for name in config.domains:
+        if name not in DOMAINS:
+            raise ValueError(f"{where}:domains: unknown domain {name!r}; known are {', '.join(sorted(DOMAINS))}")
+        for block in ("generate", "budget", "teach"):
+            if name not in getattr(config, block):
+                raise ValueError(f"{where}:{block}: missing key {name!r} (a domain under `domains`)")

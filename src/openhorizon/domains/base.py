@@ -1,0 +1,189 @@
+"""The contract of a domain: tasks, tools, environments, verifiers, a scripted expert.
+
+A domain is the paper's (C_d, A_d, O_d, V_d) (section 2.2): a corpus, an action space (tools), observations and
+verifiers. It needs neither torch nor transformers, so that a domain is written and tested without a model.
+
+Rules that every domain keeps (tests hold them):
+
+* The expert sees what a policy sees (prompt and observations), never the reference answer or hidden state.
+* The prompt's length does not grow with the horizon: what to do next is learned from observations.
+* The verifier accepts the reference solution (the expert without noise) of every task.
+* Training and held-out tasks share no seed and no entity pair: a pair belongs to one split by its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jsonschema
+
+Split = Literal["train", "heldout"]
+HELDOUT_PERCENT = 25
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool as a model sees it; ``parameters`` is a JSON Schema object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+    def schema(self) -> dict[str, Any]:
+        """The OpenAI function-calling form, which chat templates take."""
+        return {
+            "type": "function",
+            "function": {"name": self.name, "description": self.description, "parameters": dict(self.parameters)},
+        }
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question x = (q, d, τ, y*, E_q, V_q) of section 2.2.2, without its trajectory.
+
+    ``state`` is JSON and rebuilds the environment; ``horizon`` is the number of tool calls (instruction: reasoning
+    steps) that a shortest solution needs; ``entity_pairs`` is what the split is decided by. ``state``, ``evidence``
+    and ``reference`` are never shown to a policy.
+    """
+
+    domain: str
+    id: str
+    split: Split
+    prompt: str
+    horizon: int
+    seed: int
+    state: Mapping[str, Any]
+    evidence: tuple[str, ...]
+    verifiers: tuple[str, ...]
+    reference: str
+    entity_pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call as parsed from a policy's turn; ``thought`` is the text before it."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    thought: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A final answer: a turn without a tool call. ``thought`` is what stood inside <think></think>."""
+
+    text: str
+    thought: str = ""
+
+
+Action = Call | Answer
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a tool returned. ``evidence`` names the corpus items or state facts that it showed."""
+
+    text: str
+    evidence: tuple[str, ...] = ()
+    error: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One executed action with its observation: (a_t, o_t)."""
+
+    call: Call
+    observation: Observation
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verifier says: outcome, score in [0, 1], the reason in words and the rubric items behind the score."""
+
+    passed: bool
+    score: float
+    reason: str
+    rubric: Mapping[str, bool] = field(default_factory=dict)
+
+
+class Environment(ABC):
+    """A task's world while one episode runs. Subclasses implement ``execute``; arguments are valid by then."""
+
+    def __init__(self, task: Task, tools: Sequence[Tool]) -> None:
+        self.task = task
+        self.tools = {tool.name: tool for tool in tools}
+        self.steps: list[Step] = []
+
+    def call(self, call: Call) -> Observation:
+        """Validate, run and log one call. An invalid call is an observation, never an exception."""
+        tool = self.tools.get(call.name)
+        if tool is None:
+            observation = Observation(f"error: no tool {call.name[:40]}", error=True)
+        else:
+            problem = next(jsonschema.Draft202012Validator(tool.parameters).iter_errors(dict(call.arguments)), None)
+            if problem is not None:
+                observation = Observation("error: bad arguments", error=True)
+            else:
+                observation = self.execute(call)
+        self.steps.append(Step(call, observation))
+        return observation
+
+    @abstractmethod
+    def execute(self, call: Call) -> Observation: ...
+
+    def consulted(self) -> set[str]:
+        """Ids of all evidence shown so far."""
+        return {item for step in self.steps for item in step.observation.evidence}
+
+
+Expert = Generator[Action, Observation, None]
+
+
+class Domain(ABC):
+    """What an agent can be asked to do. One file a domain; the registry is ``openhorizon.domains``."""
+
+    name: str
+    system: str  # system prompt, the same for every task
+    tools: tuple[Tool, ...]
+
+    @abstractmethod
+    def propose(self, rng: random.Random, split: Split, horizon: int, seed: int) -> Task | None:
+        """One task of ``split`` whose shortest solution has ``horizon`` steps, or None where this draw gives none."""
+
+    @abstractmethod
+    def start(self, task: Task) -> Environment:
+        """A fresh environment, the same for the same task."""
+
+    @abstractmethod
+    def expert(self, prompt: str, rng: random.Random, noise: float) -> Expert:
+        """A scripted solver: yields actions, is sent observations. ``noise`` in [0, 1] is the chance a step goes astray
+        (a detour, a wrong call that must be recovered from); 0 gives the reference solution."""
+
+    @abstractmethod
+    def verify(self, task: Task, environment: Environment, answer: Answer | None) -> Verdict:
+        """Judge a finished episode; ``answer`` is None where the policy never gave one."""
+
+
+def split_of(pair: tuple[str, str]) -> Split:
+    """The one split that may use this entity pair, by hash: no register of used pairs is needed."""
+    digest = hashlib.sha256("\x1f".join(pair).encode()).digest()
+    return "heldout" if int.from_bytes(digest[:4], "big") % 100 < HELDOUT_PERCENT else "train"
+
+
+def solve(domain: Domain, task: Task, rng: random.Random, noise: float, max_steps: int) -> tuple[Environment, Answer | None]:
+    """Run the scripted expert on ``task``; the answer is None if it used ``max_steps`` tool calls without one."""
+    environment = domain.start(task)
+    expert = domain.expert(task.prompt, rng, noise)
+    action = next(expert)
+    for _ in range(max_steps + 1):
+        if isinstance(action, Answer):
+            return environment, action
+        if len(environment.steps) == max_steps:
+            break
+        action = expert.send(environment.call(action))
+    return environment, None
