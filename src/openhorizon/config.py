@@ -7,6 +7,7 @@ where and how fast, never what: no DVC stage lists it.
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 import typing
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ class TeachConfig:
     tokens: int
     sft_optim: OptimConfig
     advantage: Literal["group", "papo"]
+    process_weight: float  # of the process score: in the reward (group), or among failures (papo's λ_neg)
+    validation: int  # training-split tasks, used for nothing else, that choose the checkpoint to keep
     grpo: GrpoConfig
 
 
@@ -175,6 +178,19 @@ class Config:
     evaluate: EvaluateConfig
     report: ReportConfig
     machines: dict[str, MachineConfig]
+
+
+    @property
+    def machine(self) -> MachineConfig:
+        """The block that MACHINE names; without it, the one that fits what is found.
+
+        Raises:
+            ValueError: MACHINE names no block.
+        """
+        name = os.environ.get("MACHINE") or ("h200" if Path("/dev/nvidia0").exists() else "cpu")
+        if name not in self.machines:
+            raise ValueError(f"MACHINE={name}: no such block under machines; known are {', '.join(self.machines)}")
+        return self.machines[name]
 
 
 def load(path: Path = PARAMS_FILE) -> Config:

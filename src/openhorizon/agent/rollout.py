@@ -1,0 +1,147 @@
+"""Policy × environment under budgets: episodes in, trajectories out (recipe stage 3, "rollout").
+
+A policy is anything that can continue conversations; this module owns what a turn means. Control is inverted on
+purpose: the policy asks each conversation for its reply, so that a batched sampler can keep every cache warm and
+never waits for the slowest episode of a turn.
+
+Outcomes: a verified answer is SOLVED or FAILED. An episode that runs out of tool calls, turn tokens or context is
+TRUNCATED: kept as a valid prefix. One whose environment broke is ABORTED, tried again, and never trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from openhorizon.agent.render import Renderer, read_action
+from openhorizon.agent.trajectory import Status, Trajectory, Turn
+from openhorizon.config import BudgetConfig
+from openhorizon.domains.base import Answer, Domain, Task, Verdict
+from openhorizon.seeds import derive
+
+ABORT_TRIES = 3
+
+
+class Conversation(Protocol):
+    """One side of an episode, as a policy sees it."""
+
+    seed: int  # decides every random choice of this conversation, whatever else is in the batch
+    prompt_ids: list[int]
+
+    def reply(self, ids: Sequence[int], logprobs: Sequence[float], complete: bool) -> list[int] | None:
+        """Take a generated turn; ``complete`` is False where a budget ran out (``ids`` may be empty then: what the last
+        reply returned did not fit). Returns the ids to read before the
+        next turn, or None when the episode is over."""
+
+
+class Policy(Protocol):
+    """Whatever can continue conversations: a local model, a server, a script in a test."""
+
+    name: str  # checkpoint hash
+    renderer: Renderer
+
+    def converse(
+        self,
+        conversations: Sequence[Conversation],
+        temperature: float,
+        turn_tokens: int,
+        context_tokens: int,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        """Continue every conversation until its ``reply`` returns None. Temperature 0 is greedy. ``progress`` is told
+        how many of how many conversations are over."""
+
+
+class Episode:
+    """A task's conversation with its environment."""
+
+    def __init__(self, domain: Domain, task: Task, renderer: Renderer, budget: BudgetConfig, policy: str, seed: int):
+        self.domain, self.task, self.renderer, self.policy, self.seed = domain, task, renderer, policy, seed
+        self.max_calls = allowed_calls(budget, task.horizon) if domain.tools else 0
+        self.environment = domain.start(task)
+        self.prompt_ids = renderer.prompt(domain.system, domain.tools, task.prompt)
+        self.turns = [Turn("prompt", task.prompt, tuple(self.prompt_ids))]
+        self.answer: Answer | None = None
+        self.status: Status | None = None
+        self.verdict = Verdict(False, 0.0, "not finished")
+
+    def reply(self, ids: Sequence[int], logprobs: Sequence[float], complete: bool) -> list[int] | None:
+        text = self.renderer.text(ids)
+        if ids:
+            self.turns.append(Turn("assistant", text, tuple(ids), tuple(logprobs)))
+        if not complete:
+            return self._end(Status.TRUNCATED)
+        action = read_action(text)
+        if isinstance(action, Answer):
+            self.answer = action
+            return self._end(None)
+        if len(self.environment.steps) >= self.max_calls:
+            return self._end(Status.TRUNCATED)
+        try:
+            observation = self.environment.call(action)
+        except Exception as error:  # the one boundary: a broken environment is data about the system, not the policy
+            self.status = Status.ABORTED
+            self.verdict = Verdict(False, 0.0, f"environment: {type(error).__name__}: {error}")
+            return None
+        fed = self.renderer.tool(observation.text)
+        self.turns.append(Turn("tool", observation.text, tuple(fed), (), observation.evidence, observation.error))
+        return fed
+
+    def _end(self, status: Status | None) -> None:
+        self.verdict = self.domain.verify(self.task, self.environment, self.answer)
+        self.status = status or (Status.SOLVED if self.verdict.passed else Status.FAILED)
+
+    def trajectory(self) -> Trajectory:
+        assert self.status is not None, "the policy left a conversation unfinished"
+        answer = self.answer.text if self.answer else None
+        return Trajectory(
+            self.task, tuple(self.turns), answer, self.status, self.verdict, self.policy, self.seed
+        )
+
+
+def allowed_calls(budget: BudgetConfig, horizon: int) -> int:
+    """Tool calls that an episode of this horizon may use."""
+    return math.ceil(budget.slack * horizon) + budget.extra
+
+
+def rollout(
+    domain: Domain,
+    tasks: Sequence[Task],
+    policy: Policy,
+    budget: BudgetConfig,
+    temperature: float,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Trajectory]:
+    """One trajectory a task, in the order of ``tasks``; the same task twice gives two independent samples.
+
+    ABORTED episodes are tried again, ABORT_TRIES times in all, each with a seed of its own; what still fails comes
+    back as ABORTED, for the caller to count.
+
+    Raises:
+        ValueError: a prompt does not fit the context budget.
+    """
+    finished: dict[int, Trajectory] = {}
+    waiting = list(range(len(tasks)))
+    for attempt in range(ABORT_TRIES):
+        episodes = {
+            i: Episode(domain, tasks[i], policy.renderer, budget, policy.name, derive(seed, tasks[i].id, i, attempt))
+            for i in waiting
+        }
+        for episode in episodes.values():
+            if len(episode.prompt_ids) >= budget.context_tokens:
+                raise ValueError(
+                    f"budget.{domain.name}.context_tokens={budget.context_tokens}: the prompt of task "
+                    f"{episode.task.id} alone has {len(episode.prompt_ids)} tokens"
+                )
+        # Long ones together: a batch ends with its longest episode.
+        order = sorted(episodes, key=lambda i: (-tasks[i].horizon, i))
+        policy.converse(
+            [episodes[i] for i in order], temperature, budget.turn_tokens, budget.context_tokens, progress
+        )
+        finished.update((i, episode.trajectory()) for i, episode in episodes.items())
+        waiting = [i for i in waiting if finished[i].status is Status.ABORTED]
+        if not waiting:
+            break
+    return [finished[i] for i in range(len(tasks))]

@@ -1,0 +1,63 @@
+"""Stage ``base``: a tokenizer and a small MoE that knows the chat format and short horizons.
+
+The paper starts from Qwen3.5-35B-A3B; the small profiles start from random weights of a stock family, trained on
+demonstrations up to ``base.max_horizon`` only, so that every later gain in horizon is the recipe's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from openhorizon.agent.render import Renderer, render_trajectory
+from openhorizon.agent.trajectory import read_trajectories
+from openhorizon.artifacts import replace_dir, stage_dir, write_json
+from openhorizon.config import Config
+from openhorizon.domains import DOMAINS
+from openhorizon.model.load import new_model, save_checkpoint
+from openhorizon.model.moe import choose_experts
+from openhorizon.model.tokenizer import train_tokenizer
+from openhorizon.seeds import derive
+from openhorizon.train.supervised import fit
+
+if TYPE_CHECKING:
+    from openhorizon.tracking import StageLog
+
+
+def run(config: Config, target: str | None, log: StageLog) -> None:
+    """Write ``artifacts/base``. Raises ``ValueError`` where a domain has no demonstration short enough."""
+    demonstrations = {
+        name: read_trajectories(stage_dir("generate", name) / "demonstrations.parquet") for name in config.domains
+    }
+    texts = [
+        text
+        for name in config.domains
+        for trajectory in demonstrations[name][: config.base.tokenizer_trajectories]
+        for text in (DOMAINS[name].system, *(turn.text for turn in trajectory.turns))
+    ]
+    tokenizer = train_tokenizer(texts, config.model.vocab_size, config.model.max_tokens)
+    renderer = Renderer(tokenizer)
+    short = {
+        name: [t for t in trajectories if t.task.horizon <= config.base.max_horizon][: config.base.demonstrations]
+        for name, trajectories in demonstrations.items()
+    }
+    for name, chosen in short.items():
+        if not chosen:
+            raise ValueError(f"base.max_horizon={config.base.max_horizon}: no demonstration of {name} is that short")
+    samples = [render_trajectory(renderer, DOMAINS[name], t) for name, chosen in short.items() for t in chosen]
+    model = new_model(config.model, tokenizer, derive(config.seed, "base", "weights") % 2**32)
+    model.to(config.machine.device)
+    choose_experts(model, config.machine.experts)
+    figures = fit(model, samples, config.base.tokens, config.base.optim, derive(config.seed, "base"), log)
+    with replace_dir(stage_dir("base")) as folder:
+        save_checkpoint(model, tokenizer, folder)
+        log.save_curves(folder)
+        write_json(
+            folder / "metrics.json",
+            figures
+            | {
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "vocabulary": len(tokenizer),
+                "demonstrations": len(samples),
+                "mean_tokens": sum(len(t.ids) for t in samples) / len(samples),
+            },
+        )

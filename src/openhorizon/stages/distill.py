@@ -1,0 +1,42 @@
+"""Stage ``distill``: domain-routed on-policy distillation of the teachers into the SFT student (section 4.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from openhorizon.agent.trajectory import read_tasks
+from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_json
+from openhorizon.config import Config
+from openhorizon.domains import DOMAINS
+from openhorizon.model.load import load_checkpoint, load_teacher, save_checkpoint
+from openhorizon.model.sampler import LocalPolicy
+from openhorizon.seeds import derive
+from openhorizon.train.distillation import distil
+from openhorizon.train.router import Router
+
+if TYPE_CHECKING:
+    from openhorizon.tracking import StageLog
+
+
+def run(config: Config, target: str | None, log: StageLog) -> None:
+    """Write ``artifacts/distill``: the student. Raises ``ValueError`` where a teacher does not fit the student."""
+    student = load_checkpoint(checkpoint_dir("sft"), config.machine)
+    teachers = [load_teacher(checkpoint_dir(f"teacher@{name}"), name, config.machine) for name in config.domains]
+    router = Router(teachers, config.domains, student.tokenizer.get_vocab())
+    prompts = {
+        name: [
+            task
+            for task in read_tasks(stage_dir("generate", name) / "prompts.parquet")[config.teach[name].validation :]
+            if task.horizon <= config.distill.max_horizon
+        ]
+        for name in config.domains
+    }
+    policy = LocalPolicy(student, config.machine.rollout_batch)
+    domains = {name: DOMAINS[name] for name in config.domains}
+    figures = distil(
+        policy, router, domains, prompts, config.budget, config.distill, derive(config.seed, "distill"), log
+    )
+    with replace_dir(stage_dir("distill")) as folder:
+        save_checkpoint(student.model, student.tokenizer, folder)
+        log.save_curves(folder)
+        write_json(folder / "metrics.json", figures | {f"teacher@{t.domain}": t.checkpoint.hash for t in teachers})

@@ -1,0 +1,67 @@
+"""Stage ``teach``: one domain's teacher, by SFT on its demonstrations and GRPO against its verifier (section 4.2).
+
+What differs from the paper: a teacher sees more demonstrations of its domain than the student ever does (as a team
+with private data would have), and of its three candidates (start, after SFT, after GRPO) the one is kept that solves
+most of a set of training-split tasks used for nothing else. Held-out tasks choose nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from openhorizon.agent.render import render_trajectory
+from openhorizon.agent.rollout import rollout
+from openhorizon.agent.trajectory import Status, read_tasks, read_trajectories
+from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_json
+from openhorizon.config import Config
+from openhorizon.domains import DOMAINS
+from openhorizon.model.load import load_checkpoint, save_checkpoint
+from openhorizon.model.sampler import LocalPolicy
+from openhorizon.seeds import derive
+from openhorizon.train.reinforcement import group_advantage, papo_advantage, reinforce
+from openhorizon.train.supervised import fit
+
+if TYPE_CHECKING:
+    from openhorizon.tracking import StageLog
+
+ADVANTAGES = {"group": group_advantage, "papo": papo_advantage}
+
+
+def run(config: Config, target: str | None, log: StageLog) -> None:
+    """Write ``artifacts/teach/TARGET``. Raises ``ValueError`` for an unknown domain or too few prompts."""
+    if target not in config.domains:
+        raise ValueError(f"teach: unknown domain {target!r}; known are {', '.join(config.domains)}")
+    domain, recipe, budget = DOMAINS[target], config.teach[target], config.budget[target]
+    seed = derive(config.seed, "teach", target)
+    start = load_checkpoint(checkpoint_dir(recipe.init), config.machine)
+    policy = LocalPolicy(start, config.machine.rollout_batch)
+    prompts = read_tasks(stage_dir("generate", target) / "prompts.parquet")
+    validation = prompts[: recipe.validation]
+    training = [task for task in prompts[recipe.validation :] if task.horizon <= recipe.grpo.max_horizon]
+    if len(validation) < recipe.validation or not training:
+        raise ValueError(f"generate.{target}.prompts={len(prompts)}: too few for teach.{target}.validation and GRPO")
+
+    def validate() -> float:
+        tried = rollout(domain, validation, policy, budget, config.evaluate.temperature, derive(seed, "validation"))
+        return sum(t.status is Status.SOLVED for t in tried) / len(tried)
+
+    model = start.model
+    candidates = {"start": (validate(), copy.deepcopy(model.state_dict()))}
+    demonstrations = read_trajectories(stage_dir("generate", target) / "demonstrations.parquet")
+    samples = [render_trajectory(start.renderer, domain, t) for t in demonstrations[: recipe.demonstrations]]
+    figures = fit(model, samples, recipe.tokens, recipe.sft_optim, derive(seed, "sft"), log, prefix="sft_")
+    candidates["sft"] = (validate(), copy.deepcopy(model.state_dict()))
+    reference = copy.deepcopy(model).requires_grad_(False)
+    advantage = ADVANTAGES[recipe.advantage](recipe.process_weight)
+    figures |= reinforce(
+        policy, reference, domain, training, budget, recipe.grpo, advantage, derive(seed, "grpo"), log
+    )
+    candidates["grpo"] = (validate(), copy.deepcopy(model.state_dict()))
+    kept = max(candidates, key=lambda name: candidates[name][0])  # the earliest of equals
+    model.load_state_dict(candidates[kept][1])
+    with replace_dir(stage_dir("teach", target)) as folder:
+        save_checkpoint(model, start.tokenizer, folder)
+        log.save_curves(folder)
+        chosen = {f"validation_{name}": success for name, (success, _) in candidates.items()}
+        write_json(folder / "metrics.json", figures | chosen | {"kept": kept, "demonstrations": len(samples)})

@@ -1,0 +1,57 @@
+"""AdamW with warm-up and a schedule; one place for an update step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from openhorizon.config import OptimConfig
+
+
+class Optimizer:
+    """AdamW over a model's matrices with decay, over its vectors without. ``steps`` is the planned number of updates."""
+
+    def __init__(self, model: torch.nn.Module, config: OptimConfig, steps: int) -> None:
+        self.config, self.steps, self.done = config, max(steps, 1), 0
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        assert parameters, "nothing to train: a frozen model (a teacher?) was handed to the optimizer"
+        self.parameters = parameters
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.adam = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), eps=1e-8)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        warmup = max(round(self.config.warmup * self.steps), 1) if self.config.warmup else 0
+        if self.done < warmup:
+            return self.config.lr * (self.done + 1) / warmup
+        if self.config.schedule == "constant":
+            return self.config.lr
+        progress = min((self.done - warmup) / max(self.steps - warmup, 1), 1.0)
+        return self.config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def step(self, losses: Iterable[torch.Tensor]) -> dict[str, float]:
+        """One update from the sum of ``losses`` (each backpropagated as it comes, so that memory is one micro-batch's).
+
+        Raises:
+            ValueError: the loss is not finite; the weights are left as they were.
+        """
+        total = 0.0
+        for loss in losses:
+            if not torch.isfinite(loss):
+                self.adam.zero_grad(set_to_none=True)
+                raise ValueError(f"loss is {loss.item()} at update {self.done}; lower the learning rate")
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip)
+        for group in self.adam.param_groups:
+            group["lr"] = lr = self.lr
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        self.done += 1
+        return {"loss": total, "grad_norm": norm.item(), "lr": lr}

@@ -1,0 +1,74 @@
+"""Supervised fine-tuning on trajectories (section 4.1): packed, loss on assistant tokens only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
+
+from openhorizon.agent.trajectory import Trajectory
+from openhorizon.config import OptimConfig
+from openhorizon.losses.nll import nll
+from openhorizon.losses.reduce import token_mean
+from openhorizon.seeds import rng
+from openhorizon.train.optim import Optimizer
+from openhorizon.train.packing import convolution_gap, pack, packed_logits
+
+if TYPE_CHECKING:
+    from openhorizon.tracking import StageLog
+
+ROW_TOKENS = 1024
+
+
+def fit(
+    model: PreTrainedModel,
+    trajectories: Sequence[Trajectory],
+    tokens: int,
+    optim: OptimConfig,
+    seed: int,
+    log: StageLog,
+    prefix: str = "",
+) -> dict[str, float]:
+    """Train ``model`` in place for ``tokens`` tokens (epochs as needed, reshuffled each). Returns the figures of the run.
+
+    Raises:
+        ValueError: there is nothing to train on, or the loss is not finite.
+    """
+    if not trajectories:
+        raise ValueError("no trajectories to train on; lower max_horizon or generate more")
+    steps = max(round(tokens / optim.batch_tokens), 1)
+    optimizer = Optimizer(model, optim, steps)
+    gap, pad = convolution_gap(model), int(model.config.pad_token_id or 0)
+    batches = _batches(trajectories, optim.batch_tokens, seed)
+    model.train()
+    seen, recent = 0, 0.0
+    for step in range(steps):
+        batch = next(batches)
+        packed = pack([(t.ids, t.loss_mask) for t in batch], ROW_TOKENS, gap, pad)
+        loss = token_mean(nll(packed_logits(model, packed), packed.ids_RT[packed.train_RT].to(model.device)))
+        result = optimizer.step([loss])
+        seen += packed.tokens
+        recent = result["loss"] if step == 0 else 0.9 * recent + 0.1 * result["loss"]
+        log.tokens(packed.tokens)
+        log.metrics(step, **{f"{prefix}{name}": value for name, value in result.items()})
+        log.progress(step + 1, steps, f"{prefix}loss {recent:.3f}, {seen / 1e6:.2f}M tokens")
+    model.eval()
+    epoch_tokens = sum(len(t.ids) for t in trajectories)
+    return {f"{prefix}final_loss": recent, f"{prefix}steps": steps, f"{prefix}epochs": seen / epoch_tokens}
+
+
+def _batches(trajectories: Sequence[Trajectory], batch_tokens: int, seed: int) -> Iterator[list[Trajectory]]:
+    """Endless shuffled batches of about ``batch_tokens`` tokens; every domain and horizon mixed."""
+    batch: list[Trajectory] = []
+    size, epoch = 0, 0
+    while True:
+        order = list(trajectories)
+        rng(seed, "epoch", epoch).shuffle(order)
+        epoch += 1
+        for trajectory in order:
+            if batch and size + len(trajectory.ids) > batch_tokens:
+                yield batch
+                batch, size = [], 0
+            batch.append(trajectory)
+            size += len(trajectory.ids)

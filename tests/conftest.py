@@ -1,0 +1,100 @@
+"""What several tests share: a tiny domain with one tool, its tokenizer and a tiny model of each family."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from openhorizon.agent.render import Renderer
+from openhorizon.config import BudgetConfig, MachineConfig, ModelConfig
+from openhorizon.domains.base import Answer, Call, Domain, Environment, Expert, Observation, Split, Task, Tool, Verdict
+from openhorizon.model.load import Checkpoint, new_model
+from openhorizon.model.tokenizer import train_tokenizer
+
+MACHINE = MachineConfig(device="cpu", threads=1, stages=1, rollout_batch=8, experts="auto")
+BUDGET = BudgetConfig(slack=1.5, extra=2, turn_tokens=24, context_tokens=256)
+
+
+class CountEnvironment(Environment):
+    """A counter that ``step`` raises until the goal is reached."""
+
+    def execute(self, call: Call) -> Observation:
+        if call.arguments["from"] == 13:
+            raise RuntimeError("the world broke")
+        at = call.arguments["from"] + 1
+        return Observation(f"now {at}" + (" done" if at == self.task.state["goal"] else ""), (f"at{at}",))
+
+
+class CountDomain(Domain):
+    """Count up to a hidden goal: the smallest domain that needs tools and several turns."""
+
+    name = "count"
+    system = "Count. Tools: step"
+    tools = (
+        Tool(
+            "step",
+            "one further",
+            {
+                "type": "object",
+                "properties": {"from": {"type": "integer"}},
+                "required": ["from"],
+                "additionalProperties": False,
+            },
+        ),
+    )
+
+    def propose(self, rng: random.Random, split: Split, horizon: int, seed: int) -> Task | None:
+        begin = rng.randrange(20, 60)
+        return Task(
+            "count", f"count-{seed}", split, f"count from {begin}", horizon, seed, {"goal": begin + horizon}, (),
+            ("goal",), str(begin + horizon), ((str(begin), str(horizon)),),
+        )  # fmt: skip
+
+    def start(self, task: Task) -> Environment:
+        return CountEnvironment(task, self.tools)
+
+    def expert(self, prompt: str, rng: random.Random, noise: float) -> Expert:
+        at = int(prompt.split()[-1])
+        while True:
+            observation = yield Call("step", {"from": at})
+            at = int(observation.text.split()[1])
+            if observation.text.endswith("done"):
+                yield Answer(f"Answer: {at}")
+
+    def verify(self, task: Task, environment: Environment, answer: Answer | None) -> Verdict:
+        right = answer is not None and answer.text == f"Answer: {task.reference}"
+        return Verdict(right, float(right), "right" if right else "wrong", {"answer": right})
+
+
+@pytest.fixture
+def count_domain() -> CountDomain:
+    return CountDomain()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    texts = [f'count from {i} <tool_call>{{"name": "step", "arguments": {{"from": {i}}}}}</tool_call>' for i in range(99)]
+    return train_tokenizer([*texts, "now 7 done", "Answer: 31", CountDomain.system], 320, 512)
+
+
+@pytest.fixture(scope="session")
+def tiny(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Checkpoint]:
+    """``tiny(family, seed)``: a random model with weights large enough that its outputs differ clearly."""
+
+    def build(family: Any = "lfm2_moe", seed: int = 0) -> Checkpoint:
+        config = ModelConfig(
+            family=family, vocab_size=320, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_layers=4,
+            num_dense_layers=1, attention_layers=(1, 3), num_heads=4, num_kv_heads=2, num_experts=4,
+            experts_per_token=2, max_tokens=512,
+        )  # fmt: skip
+        model = new_model(config, tokenizer, seed).eval()
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.data.mul_(6)
+        return Checkpoint(model, tokenizer, Renderer(tokenizer), f"tiny{seed}")
+
+    return build
