@@ -62,14 +62,14 @@ def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int
             layer_types=kinds,
             num_dense_layers=config.num_dense_layers,
             use_expert_bias=True,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         )
     else:
         common |= dict(
             mlp_only_layers=list(range(config.num_dense_layers)),
             head_dim=config.hidden_size // config.num_heads,
             router_aux_loss_coef=0.001,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         )
     hf = AutoConfig.for_model(config.family, **common)
     torch.manual_seed(seed)

@@ -1,6 +1,6 @@
 """A byte-level BPE tokenizer trained on a profile's own text, with a chat template that knows tools.
 
-What differs from a stock byte-level BPE, and why: the chat format's scaffolding (``{"name": "…", "arguments": {"``)
+What differs from a stock byte-level BPE, and why: the chat format's scaffolding (``{"name": "…", "arguments": {"…": "``)
 is one pre-token, so that a call costs a few tokens and not thirty, and digits stand alone, so that ids are copied digit by
 digit. Names are split like any other word: a held-out name is spelled with the same pieces as a known one.
 """
@@ -27,7 +27,10 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
 )
 
-_PIECES = r'\{"name": "[a-z_]*", "arguments": \{"?|"\}\}|\{\}\}|": "?|", "|\d| ?[^\s\d\w]+| ?[^\W\d]+|\s+'
+_PIECES = (
+    r'</?[a-z_]+>|\{"name": "[a-z_]*", "arguments": \{(?:"[a-z_]*": "?)?|", "[a-z_]+": "?|"\}\}|\}\}|": "?'
+    r"|\d| ?[^\s\d\w]+| ?[^\W\d]+|\s+"
+)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, max_tokens: int) -> PreTrainedTokenizerFast:

@@ -31,7 +31,7 @@ from openhorizon.train.scores import TeacherScores
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
 
-ROW_TOKENS = 1024
+ROW_TOKENS = 512
 LOGGED_TURNS = 4  # ρ is logged for turns 1..3 and 4+
 
 

@@ -24,7 +24,7 @@ from openhorizon.train.scores import chunks
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
 
-ROW_TOKENS = 1024
+ROW_TOKENS = 512
 CHUNK_TOKENS = 32768
 
 Advantage = Callable[[Sequence[Trajectory]], torch.Tensor]

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.train.packing import convolution_gap, pack, packed_logits
 
-ROW_TOKENS = 1024
+ROW_TOKENS = 512
 CHUNK_TOKENS = 32768
 
 

@@ -18,7 +18,7 @@ from openhorizon.train.packing import convolution_gap, pack, packed_logits
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
 
-ROW_TOKENS = 1024
+ROW_TOKENS = 512
 
 
 def fit(
