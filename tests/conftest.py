@@ -77,24 +77,36 @@ def count_domain() -> CountDomain:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    texts = [f'count from {i} <tool_call>{{"name": "step", "arguments": {{"from": {i}}}}}</tool_call>' for i in range(99)]
+    texts = [
+        f'count from {i} <tool_call>{{"name": "step", "arguments": {{"from": {i}}}}}</tool_call>' for i in range(99)
+    ]
     return train_tokenizer([*texts, "now 7 done", "Answer: 31", CountDomain.system], 320, 512)
+
+
+def build(tokenizer: PreTrainedTokenizerFast, family: Any, seed: int, heads: int, induction: bool) -> Checkpoint:
+    config = ModelConfig(
+        family=family, vocab_size=320, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_layers=4,
+        num_dense_layers=1, attention_layers=(1, 3), conv_kernel=4, num_heads=heads, num_kv_heads=2, num_experts=4,
+        experts_per_token=2, max_tokens=512, induction=induction,
+    )  # fmt: skip
+    return Checkpoint(new_model(config, tokenizer, seed).eval(), tokenizer, Renderer(tokenizer), f"tiny{seed}")
 
 
 @pytest.fixture(scope="session")
 def tiny(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Checkpoint]:
     """``tiny(family, seed)``: a random model with weights large enough that its outputs differ clearly."""
 
-    def build(family: Any = "lfm2_moe", seed: int = 0) -> Checkpoint:
-        config = ModelConfig(
-            family=family, vocab_size=320, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_layers=4,
-            num_dense_layers=1, attention_layers=(1, 3), num_heads=4, num_kv_heads=2, num_experts=4,
-            experts_per_token=2, max_tokens=512,
-        )  # fmt: skip
-        model = new_model(config, tokenizer, seed).eval()
-        for parameter in model.parameters():
+    def random_model(family: Any = "lfm2_moe", seed: int = 0) -> Checkpoint:
+        checkpoint = build(tokenizer, family, seed, 4, False)
+        for parameter in checkpoint.model.parameters():
             if parameter.ndim >= 2:
                 parameter.data.mul_(6)
-        return Checkpoint(model, tokenizer, Renderer(tokenizer), f"tiny{seed}")
+        return checkpoint
 
-    return build
+    return random_model
+
+
+@pytest.fixture(scope="session")
+def fresh(tokenizer: PreTrainedTokenizerFast) -> Callable[[int], Checkpoint]:
+    """``fresh(seed)``: a model as the base stage starts it, which learns in seconds."""
+    return lambda seed: build(tokenizer, "lfm2_moe", seed, 2, True)

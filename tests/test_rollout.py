@@ -56,7 +56,9 @@ def task(domain: CountDomain, horizon: int, begin: int = 40) -> Task:
     return made
 
 
-def run(tokenizer: PreTrainedTokenizerFast, decide: Callable[[str, list[str]], str | None], tasks: list[Task]) -> list[Trajectory]:
+def run(
+    tokenizer: PreTrainedTokenizerFast, decide: Callable[[str, list[str]], str | None], tasks: list[Task]
+) -> list[Trajectory]:
     return rollout(CountDomain(), tasks, ScriptedPolicy(tokenizer, decide), BUDGET, 1.0, 0)
 
 
@@ -91,7 +93,9 @@ def test_a_broken_environment_is_retried_and_then_aborted(
      '<tool_call>{"name": "fly", "arguments": {}}</tool_call>',
      '<tool_call>{"name": "step", "arguments": {"from": "x"}}</tool_call>', "<tool_call>" + "[" * 9999],
 )  # fmt: skip
-def test_an_invalid_call_is_an_observation(tokenizer: PreTrainedTokenizerFast, count_domain: CountDomain, text: str) -> None:
+def test_an_invalid_call_is_an_observation(
+    tokenizer: PreTrainedTokenizerFast, count_domain: CountDomain, text: str
+) -> None:
     result = run(tokenizer, lambda p, s: text if not s else "Answer: 0", [task(count_domain, 2)])[0]
     assert [turn.error for turn in result.turns if turn.role == "tool"] == [True]
 

@@ -45,11 +45,13 @@ class ModelConfig:
     num_layers: int
     num_dense_layers: int
     attention_layers: tuple[int, ...]  # the others are short convolutions (lfm2_moe only)
+    conv_kernel: int  # tokens a short convolution sees, its own included (lfm2_moe only)
     num_heads: int
     num_kv_heads: int
     num_experts: int
     experts_per_token: int
     max_tokens: int
+    induction: bool  # start with an induction head (lfm2_moe only; see model/induction.py)
 
 
 @dataclass(frozen=True)

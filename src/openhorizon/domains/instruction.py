@@ -45,7 +45,7 @@ from openhorizon.domains.base import (
 )
 from openhorizon.domains.facts import Page, load_facts
 
-LINES = 9  # entities of a document
+LINES = 5  # entities of a document
 MAX_HORIZON = LINES - 1  # so that every document has a distractor
 DRAWS = 64  # documents tried before a proposal is given up
 MAX_LETTERS = 12
@@ -72,7 +72,7 @@ EXTRAS = {
 }
 CONFLICTS = (frozenset({"keyword", "twice"}), frozenset({"postscript", "end"}))
 
-_LINE = re.compile(r"^([^:\n]+): ([^;\n]+); (\w+) ([^;\n]+); (\w+) ([^;\n]+); next (\w+)$", re.MULTILINE)
+_LINE = re.compile(r"^(\w+) in ([^;\n]+); \1 (\w+) ([^;\n]+); \1 (\w+) ([^;\n]+); \1 next (\w+)$", re.MULTILINE)
 _RULE = re.compile(r"^Rule: (?:for ([\w ]+), give (?:the (\w+)|no value)|read every (\w+) as (\w+))\.$", re.MULTILINE)
 _QUESTION = re.compile(r"^Start at (\w+)\. Follow next until stop\. Give the (\w+) of each\.$", re.MULTILINE)
 _REGISTRY = "if_verifiable.ifeval.instructions_registry"
@@ -89,8 +89,8 @@ class Entity:
     next: str = STOP
 
     def line(self) -> str:
-        facts = "; ".join(f"{field} {value}" for field, value in self.values.items())
-        return f"{self.name}: {self.group}; {facts}; next {self.next}"
+        facts = "; ".join(f"{self.name} {field} {value}" for field, value in self.values.items())
+        return f"{self.name} in {self.group}; {facts}; {self.name} next {self.next}"
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,17 @@ class Reading:
     printed: str
     value: str
 
-    def line(self) -> str:
-        """The thought about this entity."""
+    def line(self, earlier: Sequence[str]) -> str:
+        """The thought about this entity: its group, the fact it gives, where it leads, and the list so far. A thought
+        that keeps the list needs to look no further back than one line, like an agent's notes."""
         read = "" if self.value == self.printed else f" read {self.value}"
-        what = NOTHING if self.field == NOTHING else f"{self.field} {self.printed}{read}"
-        return f"{self.entity.name}: {self.entity.group}; give {what}; next {self.entity.next}"
+        name = self.entity.name
+        what = NOTHING if self.field == NOTHING else f"{name} {self.field} {self.printed}{read}"
+        values = [*earlier, self.value] if self.field != NOTHING else earlier
+        return (
+            f"{name} in {self.entity.group}; give {what}; {name} next {self.entity.next}; "
+            f"list {', '.join(values) or NOTHING}"
+        )
 
 
 @dataclass(frozen=True)
@@ -256,17 +262,18 @@ class InstructionDomain(Domain):
         thought, readings = [], []
         for entity in path:
             reading = read(entity, asked, rules)
+            earlier = values_of(readings)
             noticed = True
             if rng.random() < noise:
                 wrong = _slip(rng, reading, list(entities.values()), asked)
-                thought.append(wrong.line())
+                thought.append(wrong.line(earlier))
                 noticed = rng.random() >= UNNOTICED
                 if noticed:
-                    thought.append(f"wait: {reading.line()}")
+                    thought.append(f"wait: {reading.line(earlier)}")
                 else:
                     reading = wrong
             else:
-                thought.append(reading.line())
+                thought.append(reading.line(earlier))
             readings.append(reading)
         if rng.random() < noise * UNNOTICED:
             constraints.remove(rng.choice([constraint for constraint in constraints if constraint.kind in EXTRAS]))

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 WEIGHT_STD = 0.08  # of all other matrices: about 1/sqrt(H) at H = 64 to 128; 0.02 is made for widths of thousands
 WRITE_STD = 0.02  # of what writes into the residual stream: small, so that no layer drowns the circuit at the start
 EMBEDDING_STD = 0.15
+CONTEXT = 0.6  # weight of the token before, against the token itself, in what a match looks for
 COPY_GAIN = 2.5  # of what an induction head writes against the token that stands there
 SLOWEST_FAST = 0.004  # radians a position: a pair slower than this still matches a few hundred positions away
 SHARPNESS = 1.5  # query and key norm weight: a match then outweighs a few hundred positions
@@ -50,20 +51,25 @@ def start_with_induction(model: PreTrainedModel) -> None:
     torch.nn.init.normal_(embedding, std=EMBEDDING_STD * 2**0.5)
     embedding[:, half:] *= 0.05
     embedding[:, 0] = EMBEDDING_STD * 2**0.5
-    # Convolution: both gates open, the input the token itself, the kernel one step back, written into the second half.
+    # Convolution: both gates open, the input the token itself; one step back is written into the second half as it is,
+    # two steps back shuffled and weaker, so that of several places where a token stood, the one whose context fits wins.
     conv = layers[0].conv
     gate_b, gate_c, value = conv.in_proj.weight.split(width)
     constant = 2**0.5  # the constant's size behind the norm: H/2 entries of equal size have a root mean square of 1
     for gate in (gate_b, gate_c):
         gate *= 0.1
         gate[:, 0] = 1 / constant
-    value.copy_(torch.eye(width))
-    value[0] = 0
+    own = torch.arange(1, half)
+    shuffled = own[torch.randperm(half - 1)]
+    value.zero_()
+    value[own, own] = 1
+    value[half + own, own] = 1
     conv.conv.weight *= 0.05
-    conv.conv.weight[:, 0, -2] = 1
+    conv.conv.weight[:half, 0, -2] = 1
+    conv.conv.weight[half:, 0, -3] = 1
     conv.out_proj.weight *= 0.1
-    back = torch.arange(1, half)
-    conv.out_proj.weight[half + back, back] = EMBEDDING_STD
+    conv.out_proj.weight[half + own, own] = EMBEDDING_STD
+    conv.out_proj.weight[half + shuffled, half + own] = CONTEXT * EMBEDDING_STD
     # Attention: the first key-value head and its queries match "this token" with "the token before that position was",
     # in the slow rotary pairs alone: the fast ones turn a match at a distance into noise.
     attention = layers[1].self_attn
@@ -72,16 +78,16 @@ def start_with_induction(model: PreTrainedModel) -> None:
     fast = (model.get_decoder().pos_emb.inv_freq > SLOWEST_FAST).nonzero()[:, 0]
     match = mix.clone()
     match[torch.cat([fast, fast + head // 2])] = 0
-    span = torch.arange(1, half)
     attention.k_proj.weight[:head] *= 0.1
-    attention.k_proj.weight[:head, half + span] = match
+    attention.k_proj.weight[:head, half + own] = match
     attention.v_proj.weight[:head] *= 0.1
-    attention.v_proj.weight[:head, span] = mix
+    attention.v_proj.weight[:head, own] = mix
     for group in range(groups):
         rows = slice(group * head, (group + 1) * head)
         attention.q_proj.weight[rows] *= 0.1
-        attention.q_proj.weight[rows, span] = match
+        attention.q_proj.weight[rows, own] = match
+        attention.q_proj.weight[rows, half + own] = CONTEXT * match[:, shuffled - 1]
         attention.out_proj.weight[:, rows] *= 0.1
-        attention.out_proj.weight[span, rows] = COPY_GAIN * EMBEDDING_STD / groups * mix.T
+        attention.out_proj.weight[own, rows] = COPY_GAIN * EMBEDDING_STD / groups * mix.T
     attention.q_layernorm.weight.fill_(SHARPNESS)
     attention.k_layernorm.weight.fill_(SHARPNESS)

@@ -14,9 +14,11 @@ from transformers.utils import logging as hf_logging
 from openhorizon.agent.render import Renderer
 from openhorizon.artifacts import require
 from openhorizon.config import MachineConfig, ModelConfig
+from openhorizon.model.induction import start_with_induction
 from openhorizon.model.moe import choose_experts
 
 hf_logging.set_verbosity_error()  # the reference convolution is what runs on CPU; it need not be said at every load
+hf_logging.disable_progress_bar()  # the stage has its own
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int
             layer_types=kinds,
             num_dense_layers=config.num_dense_layers,
             use_expert_bias=True,
+            conv_L_cache=config.conv_kernel,
             rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         )
     else:
@@ -74,6 +77,10 @@ def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int
     hf = AutoConfig.for_model(config.family, **common)
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(hf, attn_implementation="sdpa")
+    if config.induction:
+        if config.family != "lfm2_moe":
+            raise ValueError(f"model.induction: only for lfm2_moe, which has convolutions; family is {config.family}")
+        start_with_induction(model)
     return model.float()
 
 

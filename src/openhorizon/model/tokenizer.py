@@ -2,7 +2,9 @@
 
 What differs from a stock byte-level BPE, and why: the chat format's scaffolding (``{"name": "…", "arguments": {"…": "``)
 is one pre-token, so that a call costs a few tokens and not thirty, and digits stand alone, so that ids are copied digit by
-digit. Names are split like any other word: a held-out name is spelled with the same pieces as a known one.
+digit. A capitalized word or an id is never joined to the space before it: the name in an observation, in a call and in an
+answer then is the same token sequence, and copying it is copying. A held-out name is spelled with the same pieces as
+a known one.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ CHAT_TEMPLATE = (
 
 _PIECES = (
     r'</?[a-z_]+>|\{"name": "[a-z_]*", "arguments": \{(?:"[a-z_]*": "?)?|", "[a-z_]+": "?|"\}\}|\}\}|": "?'
-    r"|\d| ?[^\s\d\w]+| ?[^\W\d]+|\s+"
+    r"|\d|[a-z](?=\d)| ?[a-z]+(?![a-z]*[^\W_a-z])| ?[^\s\d\w]+|[^\W\d]+|\s"
 )
 
 

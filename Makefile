@@ -1,0 +1,41 @@
+# Each target sets up .venv by itself. PROFILE=smoke|laptop|… is merged into params.yaml first; without it params.yaml
+# stays as it is.
+PYTHON ?= python3
+PORT ?= 5000
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := requirements.lock requirements-nodeps.lock pyproject.toml
+STAMP := $(VENV)/.installed-$(shell cat $(PINS) | cksum | cut -d' ' -f1)
+
+.PHONY: help setup reproduce test lint mlflow doctor clean
+
+help:
+	@echo "make reproduce [PROFILE=smoke|laptop]   run the whole recipe; again: only what changed"
+	@echo "make test                               linter, types, tests"
+	@echo "make lint | mlflow [PORT=5000] | doctor | clean"
+
+setup: $(STAMP)
+
+$(STAMP): $(PINS) scripts/setup-venv
+	@PYTHON="$(PYTHON)" bash scripts/setup-venv "$(VENV)"
+	@rm -f $(VENV)/.installed-* && touch $@
+
+reproduce: $(STAMP)
+	@$(BIN)/python -m openhorizon reproduce $(if $(PROFILE),--profile $(PROFILE))
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+mlflow: $(STAMP)
+	@$(BIN)/python -m openhorizon mlflow --port $(PORT)
+
+doctor: $(STAMP)
+	@$(BIN)/python -m openhorizon doctor
+
+clean:
+	rm -rf artifacts reports mlruns.db* mlartifacts prefect.db* .openhorizon .dvc/cache .dvc/tmp .mypy_cache .ruff_cache .pytest_cache

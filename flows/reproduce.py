@@ -1,0 +1,93 @@
+"""The recipe in order: the first file to read. `python -m flows.reproduce`, or `make reproduce`.
+
+Independent stages run at once, as many as the machine block says. A failed stage is tried once more; what does not
+need it goes on, and its results stay committed in dvc.lock.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.exceptions import TerminationSignal
+from prefect.futures import PrefectFuture
+
+from flows.distill import distill
+from flows.evaluate import evaluate
+from flows.generate import generate
+from flows.stage import IN_WORKER, Outcome, Runner, StageFailed, Submit, finish
+from flows.teach import teach
+from openhorizon import cli, config, pipeline, process, profiles, tracking
+from openhorizon.progress import Progress, duration
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def recipe(stage: Submit, domains: Sequence[str]) -> list[PrefectFuture[Outcome]]:
+    """Agents-A1, stage by stage; ``after`` is what a stage reads."""
+    data = generate(stage, domains)
+    base = stage("base", after=data)
+    sft = stage("sft", after=[base])
+    teachers = teach(stage, domains, after=[sft])
+    student = distill(stage, teachers)
+    scores = evaluate(stage, base, sft, teachers, student)
+    return [*data, base, sft, *teachers.values(), student, *scores, stage("report", after=scores)]
+
+
+@flow(name="reproduce", validate_parameters=False, log_prints=IN_WORKER)
+def reproduce(profile: str | None = None) -> None:
+    """The whole recipe; ``profile`` is merged into params.yaml first."""
+    os.chdir(ROOT)  # a worker starts flows elsewhere
+    process.telemetry_off()
+    with pipeline.alone(ROOT):
+        if profile:
+            profiles.write(profile, ROOT)
+        settings = config.load()
+        with Progress("reproduce", "asking DVC what is stale"):
+            graph, stale = pipeline.graph(ROOT), pipeline.stale(ROOT)
+        at_once = settings.machine.stages
+        print(f"reproduce: profile {settings.profile}, {len(graph)} stages, {at_once} at once", flush=True)
+        with tracking.reproduction(settings, ROOT) as parent:
+            runner = Runner(ROOT, at_once, graph, stale, {tracking.PARENT_VARIABLE: parent})
+            failed = finish(recipe(runner.submit, settings.domains), runner)
+            print("\n".join(summary(runner)), flush=True)
+            if failed:
+                raise StageFailed(f"failed: {', '.join(failed)}; what the others made is kept, so run it again")
+
+
+def summary(runner: Runner) -> list[str]:
+    """A line a stage, in the recipe's order."""
+    lines = ["", f"{'stage':34}{'time':>8}  result"]
+    for stage in runner.asked:
+        outcome, seconds = runner.outcomes.get(stage, ("not run", 0.0))
+        lines.append(f"{stage:34}{duration(seconds):>8}  {outcome}")
+    return lines
+
+
+def main() -> int:
+    """The flow in this process, with a server of its own unless PREFECT_API_URL names one."""
+    process.exit_on_terminate()
+    try:
+        with Progress("reproduce", "starting the flow server"), get_client(sync_client=True) as client:
+            client.hello()
+        reproduce()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except TerminationSignal:
+        return 128 + signal.SIGTERM
+    except StageFailed as error:
+        print(f"openhorizon: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"openhorizon: {' '.join(str(error).split())}", file=sys.stderr)
+        return cli.USER_ERROR
+    return cli.main(["report"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""The only task: one DVC stage as a subprocess, its lines streamed, its failure explained.
+
+DVC decides what is stale (so Prefect caches nothing) and writes dvc.lock; a stage never knows that a flow started it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Literal, Protocol
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, wait
+
+from openhorizon.pipeline import Graph, affected
+from openhorizon.process import child_environment
+
+Outcome = Literal["done", "up to date", "restored", "failed", "not run"]
+GRACE_S = 8.0  # between SIGTERM and SIGKILL
+IN_WORKER = "PREFECT__FLOW_RUN_ID" in os.environ  # a worker started this process: lines go to the Prefect UI too
+_NOISE = (  # of DVC
+    *("To track the changes", "git add ", "To enable auto staging", "dvc config core.autostage", "Use `dvc push`"),
+    *("Running stage ", "> ", "Updating lock file", "Generating lock file"),
+)
+_HINTS = {  # DVC's words → what to do
+    "missing data": "an input is missing: `make reproduce` makes all of them, `dvc pull` fetches them",
+    "[Errno 2]": "an input is missing: `make reproduce` makes all of them, `dvc pull` fetches them",
+    "is busy": "another process runs DVC here: wait for it or end it",
+    "No space left": "free some disk space and run again",
+}
+
+
+class Submit(Protocol):
+    """How the recipe asks for a stage: its name in dvc.yaml and the futures it comes after."""
+
+    def __call__(self, stage: str, after: Sequence[PrefectFuture[Outcome]]) -> PrefectFuture[Outcome]: ...
+
+
+class StageFailed(RuntimeError):
+    """A stage did not end well; the message says why in one line."""
+
+
+class Slots:
+    """As many holders at once as there are slots; of those who wait, the lowest rank is next.
+
+    The recipe asks for training before evaluation, so that what everything else waits for is not kept waiting.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: list[int] = []
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, rank: int) -> Iterator[None]:
+        """Wait for a slot and keep it for the block."""
+        with self._changed:
+            self._waiting.append(rank)
+            self._changed.wait_for(lambda: self._free and rank == min(self._waiting))
+            self._waiting.remove(rank)
+            self._free -= 1
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify_all()
+
+
+@dataclass
+class Runner:
+    """Runs the stages of one project and knows its processes, so that all of them can be ended."""
+
+    root: Path
+    at_once: int
+    graph: Graph
+    stale: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.asked: list[str] = []
+        self.outcomes: dict[str, tuple[Outcome, float]] = {}
+        self._pending = affected(self.graph, list(self.stale))
+        self._slots = Slots(self.at_once)
+        self._children: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._ending = False
+
+    def submit(self, stage: str, after: Sequence[PrefectFuture[Outcome]]) -> PrefectFuture[Outcome]:
+        """Start ``stage`` once everything in ``after`` has succeeded."""
+        self.asked.append(stage)
+        named = run_stage.with_options(task_run_name=stage)
+        return named.submit(stage=stage, run=self.run, wait_for=list(after), return_state=False)
+
+    def run(self, stage: str) -> Outcome:
+        """Bring one stage up to date; raises ``StageFailed``."""
+        if stage not in self._pending:
+            print(f"{stage}: up to date", flush=True)
+            return self._settle(stage, "up to date", 0.0)
+        with self._slots.hold(self.asked.index(stage) if stage in self.asked else 0):
+            began = time.monotonic()
+            code, lines = self._repro(stage)
+        seconds = time.monotonic() - began
+        if self._ending:
+            raise StageFailed(f"{stage}: ended")
+        if code:
+            self._settle(stage, "failed", seconds)
+            reason = f"{stage}: {explain(lines)}"
+            print(reason, flush=True)
+            raise StageFailed(reason)
+        outcome: Outcome = "done"
+        if any("didn't change, skipping" in line for line in lines):
+            outcome = "up to date"
+        elif any("is cached - skipping run" in line for line in lines):
+            outcome = "restored"
+        print(f"{stage}: {outcome} in {seconds:.1f} s", flush=True)
+        return self._settle(stage, outcome, seconds)
+
+    def end(self) -> None:
+        """End every stage that runs, with all its children, and start no other."""
+        with self._lock:
+            self._ending = True
+            children = list(self._children)
+        for child in children:
+            _signal_group(child, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        for child in children:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(max(deadline - time.monotonic(), 0.1))
+            _signal_group(child, signal.SIGKILL)  # whatever of the group outlived dvc, too
+
+    def _repro(self, stage: str) -> tuple[int, list[str]]:
+        arguments = ["-m", "openhorizon.process", "--wait-for-lock", "repro", "--single-item", stage]
+        with self._lock:
+            if self._ending:
+                return 1, []
+            child = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=self.root,
+                env=child_environment(**self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+            self._children.add(child)
+        try:
+            assert child.stdout is not None
+            lines = _stream(stage, child.stdout)
+            return child.wait(), lines
+        finally:
+            _signal_group(child, signal.SIGKILL)
+            with self._lock:
+                self._children.discard(child)
+
+    def _settle(self, stage: str, outcome: Outcome, seconds: float) -> Outcome:
+        self.outcomes[stage] = (outcome, seconds)
+        return outcome
+
+
+class _Run(Protocol):
+    def __call__(self, stage: str) -> Outcome: ...
+
+
+@task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=1, log_prints=IN_WORKER, persist_result=False)
+def run_stage(stage: str, run: _Run) -> Outcome:
+    """One stage of dvc.yaml."""
+    return run(stage)
+
+
+def finish(futures: Iterable[PrefectFuture[Outcome]], runner: Runner) -> list[str]:
+    """Wait for all; on Ctrl-C, SIGTERM or a cancelled flow end every child process first. Returns what failed."""
+    asked = list(futures)
+    try:
+        wait(asked)
+    except BaseException:
+        runner.end()
+        raise
+    return [stage for stage, (outcome, _) in runner.outcomes.items() if outcome == "failed"]
+
+
+def explain(lines: Sequence[str]) -> str:
+    """One line on why ``dvc repro`` failed: the stage's own error if it gave one, else DVC's, with what to do."""
+    own = [line for line in lines if line.startswith("openhorizon: ")]
+    errors = [line for line in lines if line.startswith("ERROR: ")]
+    if any(line.startswith("Traceback ") for line in lines):
+        own = [line for line in lines if not line.startswith("ERROR: ")][-1:]
+    reason = (own or errors or list(lines) or ["it printed nothing"])[-1]
+    hint = next((hint for words, hint in _HINTS.items() if not own and any(words in line for line in errors)), "")
+    return f"failed: {reason.removeprefix('openhorizon: ')}{f' ({hint})' if hint else ''}"
+
+
+def _stream(stage: str, output: IO[str]) -> list[str]:
+    """Print each line behind the stage's name as it comes; returns the last ones."""
+    kept: deque[str] = deque(maxlen=40)
+    for line in output:
+        text = line.rstrip()
+        kept.append(text)
+        if text and not text.lstrip().startswith(_NOISE):
+            print(text if text.startswith(f"{stage}: ") else f"{stage}: {text}", flush=True)
+    return list(kept)
+
+
+def _signal_group(child: subprocess.Popen[str], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # nothing of the group is left
+        os.killpg(child.pid, number)

@@ -1,0 +1,228 @@
+"""The ``openhorizon`` command. Every error a user can mend is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from openhorizon import pipeline, process, profiles
+from openhorizon.artifacts import REPORTS, read_json, stage_dir
+from openhorizon.config import PARAMS_FILE, load
+
+STAGES = ("generate", "base", "sft", "teach", "distill", "evaluate", "report")
+USER_ERROR = 2
+DEBUG_VARIABLE = "OPENHORIZON_DEBUG"
+MLFLOW_PORT = 5000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    process.telemetry_off()
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except KeyboardInterrupt:
+        print("openhorizon: interrupted", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        if os.environ.get(DEBUG_VARIABLE) or (error.name or "").startswith("openhorizon"):
+            raise
+        return _refuse(
+            f"the package {error.name!r} is not installed; `make setup` installs what requirements.lock lists"
+        )
+    except OSError as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        return _refuse(_os_error(error))
+    except ValueError as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        return _refuse(" ".join(str(error).split()))
+
+
+def run_stage(options: argparse.Namespace) -> int:
+    """One stage, in this process: what DVC calls."""
+    process.die_with_parent()
+    process.exit_on_terminate()
+    config = load()
+    process.limit_threads(config.machine.threads)
+    from openhorizon.tracking import StageLog, publish
+
+    _remove_leftovers(stage_dir(options.name, options.target))
+    try:
+        with StageLog(config, options.name, options.target) as log:
+            importlib.import_module(f"openhorizon.stages.{options.name}").run(config, options.target, log)
+        if options.name == "report":
+            publish(Path())
+    finally:
+        process.end_children()
+    return 0
+
+
+def reproduce(options: argparse.Namespace) -> int:  # noqa: RET503 (execve does not return)
+    """The whole recipe. Asks DVC first: where nothing changed, it says so and starts nothing."""
+    root = Path()
+    with pipeline.alone(root):
+        if options.profile:
+            use_profile(options)
+        config = load()
+        if shutil.which("git") is None:
+            raise ValueError("git: not installed; DVC needs it (Debian: apt-get install git)")
+        stages = pipeline.graph(root)
+        if not pipeline.stale(root):
+            print(f"up to date: {len(stages)} stages (profile {config.profile})")
+            return show_report(options)
+    if importlib.util.find_spec("prefect") is None:
+        raise ModuleNotFoundError("prefect", name="prefect")
+    sys.stdout.flush()
+    # One process from here on: signals reach the flow itself.
+    levels = ("PREFECT_LOGGING_LEVEL", "PREFECT_SERVER_LOGGING_LEVEL")
+    quiet = {name: os.environ.get(name, "CRITICAL") for name in levels}  # the flow prints what matters itself
+    os.execve(sys.executable, [sys.executable, "-m", "flows.reproduce"], process.child_environment(**quiet))
+
+
+def use_profile(options: argparse.Namespace) -> int:
+    """Merge a profile into params.yaml."""
+    changed = profiles.write(options.profile, Path())
+    print(f"{PARAMS_FILE}: {'now' if changed else 'already'} profile {options.profile}")
+    return 0
+
+
+def show_report(_options: argparse.Namespace) -> int:
+    """The last report's table and where its page is."""
+    from rich.console import Console
+
+    results = read_json(REPORTS / "results.json")
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(results_table(results))
+    console.print(f"report: {REPORTS / 'index.html'}  figures: {REPORTS / 'results.json'}", soft_wrap=True)
+    return 0
+
+
+def results_table(results: dict[str, Any]) -> Any:
+    """Success by model and domain over all horizons, with the number of tasks."""
+    from rich.table import Table
+
+    from openhorizon.tracking import success
+
+    table = Table(title=f"held-out success, profile {results['profile']}", title_justify="left")
+    figures = success(results["rows"])
+    domains = list(dict.fromkeys(row["domain"] for row in results["rows"] if (row["model"], row["domain"]) in figures))
+    table.add_column("model")
+    for domain in domains:
+        table.add_column(domain, justify="right")
+    for model in dict.fromkeys(row["model"] for row in results["rows"]):
+        cells = [f"{figures[model, domain]:.3f}" if (model, domain) in figures else "–" for domain in domains]
+        table.add_row(model, *cells)
+    return table
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print the checked params.yaml."""
+    load()
+    print(PARAMS_FILE.read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def doctor(_options: argparse.Namespace) -> int:
+    """What this machine offers and what is missing."""
+    rows = [("python", platform.python_version())]
+    for package in ("torch", "transformers", "prefect", "dvc", "mlflow", "fastapi"):
+        rows.append((package, _version(package) or "not installed: `make setup`"))
+    rows.append(("git", shutil.which("git") or "not installed: DVC needs it"))
+    rows.append(("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())))
+    rows.append(("disk free", f"{shutil.disk_usage(Path()).free / 2**30:.1f} GiB"))
+    rows.append(("GPU", "found" if Path("/dev/nvidia0").exists() else "none: MACHINE=cpu"))
+    megablocks = _version("megablocks")
+    rows.append(("megablocks", megablocks or "not installed: experts run as grouped matrix products (docs/gpu.md)"))
+    rows.append((f"port {MLFLOW_PORT}", "free" if _port_free(MLFLOW_PORT) else "in use: `make mlflow PORT=…`"))
+    if PARAMS_FILE.is_file():
+        config = load()
+        rows.append(("profile", config.profile))
+        rows.append(("machine", f"{config.machine.device}, {config.machine.stages} stages at once"))
+    for name, value in rows:
+        print(f"{name:14} {value}")
+    return 0
+
+
+def mlflow_ui(options: argparse.Namespace) -> int:
+    """The MLflow UI on loopback, until it is interrupted."""
+    from openhorizon.tracking import DATABASE
+
+    if not _port_free(options.port):
+        raise ValueError(f"port {options.port}: in use; choose another with `make mlflow PORT=…`")
+    if not Path(DATABASE).is_file():
+        raise FileNotFoundError(f"{DATABASE}: no run is recorded yet; `make reproduce` first")
+    command = ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{DATABASE}", "--host", "127.0.0.1"]
+    print(f"http://127.0.0.1:{options.port} (Ctrl-C ends it)", flush=True)
+    arguments = [sys.executable, "-m", *command, "--port", str(options.port), "--workers", "1"]
+    os.execve(sys.executable, arguments, process.child_environment())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="openhorizon", description="The Agents-A1 recipe, end to end.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function: Any) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=(function.__doc__ or "").splitlines()[0])
+        command.set_defaults(command=function)
+        return command
+
+    add("reproduce", reproduce).add_argument("--profile", help="merge this profile into params.yaml first")
+    stage = add("stage", run_stage)
+    stage.add_argument("name", choices=STAGES)
+    stage.add_argument("--target", help="a domain (generate, teach) or a model (evaluate)")
+    add("profile", use_profile).add_argument("profile")
+    add("report", show_report)
+    add("show", show).add_argument("what", choices=["params"])
+    add("doctor", doctor)
+    add("mlflow", mlflow_ui).add_argument("--port", type=int, default=MLFLOW_PORT)
+    return parser
+
+
+def _remove_leftovers(final: Path) -> None:
+    """Delete what ``replace_dir`` had begun when an earlier run of this stage was killed."""
+    for path in final.parent.glob(f".{final.name}.*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+
+
+def _refuse(message: str) -> int:
+    print(f"openhorizon: {message}", file=sys.stderr, flush=True)
+    return USER_ERROR
+
+
+def _os_error(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the disk{f' for {error.filename}' if error.filename else ''}; free some and run again"
+    if error.errno is None or not error.filename:
+        return " ".join(str(error).split())
+    return f"{error.filename}: {error.strerror}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _port_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

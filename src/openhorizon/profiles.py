@@ -1,0 +1,93 @@
+"""Profiles: ``profiles/base.yaml`` and what one profile changes, merged into ``params.yaml``."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openhorizon import config
+from openhorizon.artifacts import write_text
+
+FOLDER = Path("profiles")
+_BASE = "base"
+
+
+def known(root: Path) -> list[str]:
+    """The profiles of a project."""
+    return sorted(path.stem for path in (root / FOLDER).glob("*.yaml") if path.stem != _BASE)
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` on top: blocks merge key by key, everything else (lists too) is replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def write(name: str, root: Path) -> bool:
+    """Merge profile ``name`` into ``params.yaml``; False where it was so already.
+
+    Raises:
+        ValueError: no such profile, or the result is no valid configuration; params.yaml is then left as it was.
+    """
+    if name not in known(root):
+        raise ValueError(f"profile {name!r}: unknown; known are {', '.join(known(root))}")
+    base_text = (root / FOLDER / f"{_BASE}.yaml").read_text(encoding="utf-8")
+    changes = _read(root / FOLDER / f"{name}.yaml")
+    text = render(merge(merge(yaml.safe_load(base_text), changes), {"profile": name}), base_text)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / config.PARAMS_FILE.name
+        trial.write_text(text, encoding="utf-8")
+        try:
+            config.load(trial)
+        except ValueError as error:
+            raise ValueError(f"{FOLDER / _BASE}.yaml + {FOLDER / name}.yaml: {error}") from error
+    target = root / config.PARAMS_FILE
+    if target.is_file() and target.read_text(encoding="utf-8") == text:
+        return False
+    write_text(target, text)
+    return True
+
+
+def render(values: Mapping[str, Any], base_text: str) -> str:
+    """YAML of ``values``, each block behind the comment that ``base_text`` has on it."""
+    comments = dict(re.findall(r"^(\w+):[^#\n]*#\s*(.+)$", base_text, flags=re.MULTILINE))
+    lines = [
+        f"# Every number of the recipe, as profile `{values['profile']}`: profiles/base.yaml and what"
+        f" profiles/{values['profile']}.yaml changes.",
+        "# Written by `openhorizon profile NAME`; edits here hold until the next such call. Sections are the paper's.",
+    ]
+    for key, value in values.items():
+        lines.append("")
+        if key in comments:
+            lines.append(f"# {comments[key]}")
+        flow = None if isinstance(value, Mapping | list) else False  # None: innermost collections in one line
+        block = yaml.dump({key: value}, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=110)
+        lines.append(block.rstrip())
+    return "\n".join(lines) + "\n"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes blocks that base.yaml shares by an anchor out in full: each domain has numbers of its own."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a block of keys, got {values!r}")
+    return values

@@ -1,0 +1,142 @@
+"""params.yaml is refused in words: the key's path, what stands there and what could."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from openhorizon import config, profiles
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def params() -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    return values
+
+
+def refusal(tmp_path: Path, values: dict[str, Any]) -> str:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match=r"params\.yaml") as caught:
+        config.load(path)
+    return str(caught.value)
+
+
+def test_the_committed_file_is_valid() -> None:
+    assert config.load(ROOT / "params.yaml").domains
+
+
+def test_an_unknown_key_is_named_with_those_that_exist(tmp_path: Path, params: dict[str, Any]) -> None:
+    params["sft"]["learning_rate"] = 1.0
+    said = refusal(tmp_path, params)
+    assert "sft" in said
+    assert "'learning_rate'" in said
+    assert "optim" in said
+
+
+def test_a_missing_key_is_named_with_its_block(tmp_path: Path, params: dict[str, Any]) -> None:
+    del params["teach"]["search"]["grpo"]["clip_low"]
+    said = refusal(tmp_path, params)
+    assert "teach.search.grpo" in said
+    assert "'clip_low'" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        (("seed",), "one", "seed"),
+        (("seed",), True, "seed"),
+        (("distill", "top_k"), 1.5, "distill.top_k"),
+        (("sft", "optim", "lr"), "3e-3", "sft.optim.lr"),
+        (("generate", "search", "horizons"), 3, "generate.search.horizons"),
+        (("generate", "search", "horizons"), [1, "two"], "generate.search.horizons[1]"),
+        (("model",), 7, "model"),
+        (("model", "family"), "gpt", "model.family"),
+        (("machines",), [], "machines"),
+    ],
+)
+def test_a_wrong_type_is_named_with_its_path(
+    tmp_path: Path, params: dict[str, Any], path: tuple[str, ...], value: object, where: str
+) -> None:
+    block = params
+    for key in path[:-1]:
+        block = block[key]
+    block[path[-1]] = value
+    said = refusal(tmp_path, params)
+    assert f":{where}:" in said
+    assert "\n" not in said
+
+
+def test_an_unknown_domain_is_named_with_those_that_exist(tmp_path: Path, params: dict[str, Any]) -> None:
+    params["domains"].append("cooking")
+    said = refusal(tmp_path, params)
+    assert "cooking" in said
+    assert "search" in said
+
+
+def test_a_domain_without_its_block_is_named(tmp_path: Path, params: dict[str, Any]) -> None:
+    del params["budget"]["search"]
+    assert "budget" in refusal(tmp_path, params)
+
+
+def test_text_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("seed: [1")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        config.load(path)
+
+
+def test_no_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="openhorizon profile"):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_machine_names_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = config.load(ROOT / "params.yaml")
+    monkeypatch.setenv("MACHINE", "cpu")
+    assert loaded.machine is loaded.machines["cpu"]
+    monkeypatch.setenv("MACHINE", "abacus")
+    with pytest.raises(ValueError, match=r"abacus.*cpu"):
+        _ = loaded.machine
+
+
+def test_merging_goes_key_by_key_and_replaces_lists() -> None:
+    base = {"a": {"x": 1, "y": [1, 2]}, "b": 3}
+    assert profiles.merge(base, {"a": {"y": [9]}, "c": 4}) == {"a": {"x": 1, "y": [9]}, "b": 3, "c": 4}
+    assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 3}
+
+
+@pytest.mark.parametrize("name", profiles.known(ROOT))
+def test_every_profile_makes_a_valid_file_with_all_numbers(tmp_path: Path, name: str) -> None:
+    (tmp_path / "profiles").symlink_to(ROOT / "profiles")
+    assert profiles.write(name, tmp_path)
+    assert not profiles.write(name, tmp_path)
+    loaded = config.load(tmp_path / "params.yaml")
+    assert loaded.profile == name
+    text = (tmp_path / "params.yaml").read_text()
+    assert "&" not in text
+    assert "# section 4.1" in text  # the sources stand in the merged file, too
+
+
+def test_the_committed_file_is_profile_laptop(tmp_path: Path) -> None:
+    (tmp_path / "profiles").symlink_to(ROOT / "profiles")
+    profiles.write("laptop", tmp_path)
+    committed = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert committed["profile"] != "laptop" or committed == yaml.safe_load((tmp_path / "params.yaml").read_text())
+
+
+def test_a_refused_profile_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/base.yaml").write_text((ROOT / "profiles/base.yaml").read_text())
+    (tmp_path / "profiles/broken.yaml").write_text("sft: {tokens: many}\n")
+    (tmp_path / "params.yaml").write_text("as it was\n")
+    with pytest.raises(ValueError, match=r"broken\.yaml.*sft\.tokens"):
+        profiles.write("broken", tmp_path)
+    with pytest.raises(ValueError, match=r"'none'.*broken"):
+        profiles.write("none", tmp_path)
+    assert (tmp_path / "params.yaml").read_text() == "as it was\n"

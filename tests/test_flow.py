@@ -1,0 +1,256 @@
+"""A real Prefect flow over a small throw-away DVC project: order, retries, what a failure leaves, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from openhorizon import pipeline, process
+
+ROOT = Path(__file__).parents[1]
+DVC = [sys.executable, "-m", "openhorizon.process"]
+# good and flaky run at once (each waits for the other's sign); flaky fails first and succeeds when tried again; broken
+# always fails, so that after_broken never starts; last reads what did succeed.
+GRAPH = {
+    "good": {"cmd": "python stage.py good flaky", "outs": ["good.txt"]},
+    "flaky": {"cmd": "python stage.py flaky good --fail-once", "outs": ["flaky.txt"]},
+    "broken": {"cmd": "python stage.py broken --fail", "outs": ["broken.txt"]},
+    "after_broken": {"cmd": "python stage.py after_broken", "deps": ["broken.txt"], "outs": ["after_broken.txt"]},
+    "last": {"cmd": "python stage.py last", "deps": ["good.txt", "flaky.txt"], "outs": ["last.txt"]},
+}
+STAGE = """
+import pathlib, sys, time
+name, *rest = sys.argv[1:]
+seen = pathlib.Path("signs"); seen.mkdir(exist_ok=True)
+first = not (seen / name).exists()
+(seen / name).touch()
+for other in [word for word in rest if not word.startswith("--")]:
+    deadline = time.monotonic() + 60
+    while not (seen / other).exists():
+        if time.monotonic() > deadline:
+            sys.exit(f"{other} does not run beside {name}")
+        time.sleep(0.05)
+if "--fail" in rest or ("--fail-once" in rest and first):
+    pathlib.Path(f"{name}.txt").write_text("half")
+    sys.exit("openhorizon: told to fail")
+pathlib.Path(f"{name}.txt").write_text("whole")
+"""
+FLOW = """
+import json, pathlib, sys
+sys.path.insert(0, sys.argv[2])
+from flows.stage import Runner, StageFailed, finish
+from openhorizon import pipeline, process
+from prefect import flow
+
+process.exit_on_terminate()
+root = pathlib.Path(sys.argv[1])
+runner = Runner(root, 2, pipeline.graph(root), pipeline.stale(root))
+
+@flow(name="throwaway")
+def throwaway():
+    good, flaky, broken = (runner.submit(name, after=[]) for name in ("good", "flaky", "broken"))
+    after = runner.submit("after_broken", after=[broken])
+    return finish([good, flaky, broken, after, runner.submit("last", after=[good, flaky])], runner)
+
+failed = throwaway()
+(root / "outcomes.json").write_text(json.dumps({"failed": failed, **{k: v[0] for k, v in runner.outcomes.items()}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a flow with a Prefect server of its own, in a folder of its own."""
+    home = tmp_path_factory.mktemp("prefect")
+    environment = process.child_environment(
+        PREFECT_HOME=str(home),
+        PREFECT_SERVER_DATABASE_CONNECTION_URL=f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="true",
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="180",
+        PREFECT_LOGGING_LEVEL="CRITICAL",
+        PREFECT_SERVER_LOGGING_LEVEL="CRITICAL",
+    )
+    environment.pop("PREFECT_API_URL", None)
+    return environment
+
+
+def make_project(root: Path, stages: dict[str, object], stage: str = STAGE) -> Path:
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    (root / "stage.py").write_text(stage)
+    subprocess.run([*DVC, "init", "-q"], cwd=root, check=True, env=process.child_environment())
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, server: dict[str, str]) -> tuple[Path, str]:
+    """The project after one run of the flow, and what was printed."""
+    root = make_project(tmp_path_factory.mktemp("project"), GRAPH)
+    (root / "flow.py").write_text(FLOW)
+    said = subprocess.run(
+        [sys.executable, "flow.py", str(root), str(ROOT)],
+        cwd=root,
+        env=server,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+        check=False,
+    ).stdout
+    return root, said
+
+
+def outcomes(finished: tuple[Path, str]) -> dict[str, object]:
+    root, said = finished
+    assert (root / "outcomes.json").is_file(), said
+    found: dict[str, object] = yaml.safe_load((root / "outcomes.json").read_text())
+    return found
+
+
+def test_independent_stages_run_at_once_and_a_failed_one_is_retried(finished: tuple[Path, str]) -> None:
+    found = outcomes(finished)
+    assert found["good"] == found["flaky"] == found["last"] == "done"
+    assert finished[1].count("flaky: failed: told to fail") == 1
+
+
+def test_what_a_failed_stage_feeds_does_not_run_and_the_rest_stays_committed(finished: tuple[Path, str]) -> None:
+    root, said = finished
+    found = outcomes(finished)
+    assert found["failed"] == ["broken"]
+    assert "after_broken" not in found
+    assert said.count("broken: failed: told to fail") == 2  # tried once more
+    locked = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+    assert set(locked) == {"good", "flaky", "last"}
+    assert set(pipeline.stale(root)) == {"broken", "after_broken"}
+    assert (root / "last.txt").read_text() == "whole"
+
+
+def test_the_flow_leaves_the_same_lock_as_dvc_alone(finished: tuple[Path, str], tmp_path: Path) -> None:
+    root = make_project(tmp_path, {name: GRAPH[name] for name in ("good", "flaky", "last")})
+    (root / "signs").mkdir()
+    for name in ("good", "flaky"):
+        (root / "signs" / name).touch()
+    subprocess.run([*DVC, "repro", "-q"], cwd=root, check=True, env=process.child_environment())
+    assert yaml.safe_load((root / "dvc.lock").read_text()) == yaml.safe_load((finished[0] / "dvc.lock").read_text())
+
+
+SLEEPER = """
+import pathlib, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path("pids").write_text(str(child.pid))
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_every_child_and_nothing_half_written_is_recorded(
+    tmp_path: Path, server: dict[str, str], number: signal.Signals
+) -> None:
+    root = make_project(tmp_path, {"slow": {"cmd": "exec python stage.py", "outs": ["slow.txt"]}}, SLEEPER)
+    flow = FLOW[: FLOW.index("    good, flaky")] + '    finish([runner.submit("slow", after=[])], runner)\n\n'
+    (root / "flow.py").write_text(flow + "throwaway()\n")
+    main = subprocess.Popen(
+        [sys.executable, "-c", f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{RUN}"],
+        cwd=root,
+        env={**server, "FLOW": "flow.py", "PROJECT": str(root), "SOURCE": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not (root / "pids").exists() and main.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert (root / "pids").exists(), main.communicate(timeout=30)[0]
+    time.sleep(0.3)
+    family = psutil.Process(main.pid).children(recursive=True)
+    assert any(it.pid == int((root / "pids").read_text()) for it in family)
+    main.send_signal(number)
+    main.communicate(timeout=60)
+    assert main.returncode == 128 + number if number == signal.SIGTERM else main.returncode != 0
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert not (root / "dvc.lock").exists()
+
+
+RUN = """
+import os, runpy, sys
+sys.argv = [os.environ["FLOW"], os.environ["PROJECT"], os.environ["SOURCE"]]
+runpy.run_path(os.environ["FLOW"], run_name="__main__")
+"""
+
+
+def test_a_killed_dvc_leaves_no_stage_behind(tmp_path: Path) -> None:
+    """kill -9 of dvc: the stage, which asked for a parent-death signal, ends too."""
+    code = (
+        "import pathlib, time\nfrom openhorizon.process import die_with_parent\n"
+        'die_with_parent()\npathlib.Path("pids").write_text(str(__import__("os").getpid()))\ntime.sleep(600)\n'
+    )
+    root = make_project(tmp_path, {"slow": {"cmd": "exec python stage.py", "outs": ["slow.txt"]}}, code)
+    dvc = subprocess.Popen([*DVC, "repro", "-q"], cwd=root, env=process.child_environment(SHELL="/bin/sh"))
+    deadline = time.monotonic() + 60
+    while not (root / "pids").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.2)
+    stage = psutil.Process(int((root / "pids").read_text()))
+    dvc.kill()
+    dvc.wait()
+    assert stage.wait(10) in (None, -signal.SIGTERM)
+
+
+def test_only_one_reproduction_runs_in_a_checkout(tmp_path: Path) -> None:
+    with (
+        pipeline.alone(tmp_path),
+        pytest.raises(ValueError, match=rf"process {os.getpid()}, since"),
+        pipeline.alone(tmp_path),
+    ):
+        pass
+    with pipeline.alone(tmp_path):
+        pass
+
+
+def test_no_git_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    with pytest.raises(ValueError, match="not a git repository") as caught:
+        pipeline.graph(tmp_path)
+    assert "no_scm" in str(caught.value)
+
+
+def test_a_missing_input_is_explained() -> None:
+    from flows.stage import explain
+
+    said = explain(["ERROR: failed to reproduce 'sft': [Errno 2] No storage files available: 'artifacts/base'"])
+    assert "artifacts/base" in said
+    assert "make reproduce" in said
+    assert explain(["openhorizon: params.yaml:seed: expected int", "ERROR: failed"]) == (
+        "failed: params.yaml:seed: expected int"
+    )
+    assert explain(["Traceback (most recent call last):", "  File", "KeyError: 3", "ERROR: x"]) == "failed: KeyError: 3"
+
+
+def test_waiting_stages_are_taken_in_the_recipes_order() -> None:
+    from flows.stage import Slots
+
+    slots, taken = Slots(1), []
+
+    def take(rank: int) -> None:
+        with slots.hold(rank):
+            taken.append(rank)
+
+    with slots.hold(0):
+        threads = [threading.Thread(target=take, args=(rank,)) for rank in (5, 3, 9, 1)]
+        for thread in threads:
+            thread.start()
+        while len(slots._waiting) < len(threads):
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert taken == [1, 3, 5, 9]

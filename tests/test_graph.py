@@ -1,0 +1,161 @@
+"""dvc.yaml against the code: order, params, and that every file that decides a result is listed."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from flows.reproduce import recipe
+from openhorizon import config, pipeline
+from openhorizon.cli import STAGES
+from openhorizon.config import Config
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "openhorizon"
+GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+# What decides no result: where, how fast, how it is said and recorded. config.py only reads what `params` lists.
+NEUTRAL = {"artifacts", "config", "tracking", "progress", "pipeline", "process"}
+
+
+@pytest.fixture(scope="module")
+def settings() -> Config:
+    return config.load(ROOT / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def graph() -> pipeline.Graph:
+    return pipeline.graph(ROOT)
+
+
+def body(name: str) -> dict[str, Any]:
+    stage: dict[str, Any] = GRAPH[name]
+    return stage.get("do", stage)
+
+
+def word(name: str) -> str:
+    """The stage module of a stage in dvc.yaml: what its command runs."""
+    return re.search(r"openhorizon stage (\w+)", body(name)["cmd"]).group(1)  # type: ignore[union-attr]
+
+
+def ordered(domains: Sequence[str]) -> dict[str, list[str]]:
+    """What the flow's recipe asks for: a stage → the stages it waits for. Futures are their names here."""
+    asked: dict[str, list[str]] = {}
+
+    def submit(stage: str, after: Sequence[str]) -> str:
+        assert set(after) <= set(asked), f"{stage} waits for what is not yet there"
+        asked[stage] = list(after)
+        return stage
+
+    recipe(cast(Any, submit), domains)
+    return asked
+
+
+def before(stage: str, asked: dict[str, list[str]]) -> set[str]:
+    return set(asked[stage]).union(*(before(below, asked) for below in asked[stage]))
+
+
+def test_the_flow_runs_exactly_the_stages_of_the_graph(settings: Config, graph: pipeline.Graph) -> None:
+    assert set(ordered(settings.domains)) == set(graph)
+
+
+def test_the_flow_starts_a_stage_after_all_it_reads(settings: Config, graph: pipeline.Graph) -> None:
+    asked = ordered(settings.domains)
+    for stage, reads in graph.items():
+        assert reads <= before(stage, asked), f"{stage} may start before {reads - before(stage, asked)}"
+
+
+def test_independent_stages_do_not_wait_for_each_other(settings: Config) -> None:
+    asked = ordered(settings.domains)
+    first, second, *_ = settings.domains
+    assert f"teach@{second}" not in before(f"teach@{first}", asked)
+    assert "sft" not in before("evaluate@base", asked)
+    assert "distill" not in before("evaluate@sft", asked)
+
+
+def test_one_domains_teacher_concerns_only_what_follows_from_it(settings: Config, graph: pipeline.Graph) -> None:
+    domain = settings.domains[0]
+    concerned = {f"teach@{domain}", f"evaluate-teacher@{domain}", "distill", "evaluate@student", "report"}
+    assert pipeline.affected(graph, [f"teach@{domain}"]) == concerned
+
+
+def test_every_word_has_its_module_and_its_stage() -> None:
+    assert {word(name) for name in GRAPH} == set(STAGES)
+    for name in STAGES:
+        assert (SOURCE / "stages" / f"{name}.py").is_file()
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_params_exist_and_none_says_where_or_how_fast(name: str, settings: Config) -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for param in body(name)["params"]:
+        found = values
+        for key in param.replace("${item}", settings.domains[0]).split("."):
+            assert key in found, f"{name}: params.yaml has no {param}"
+            found = found[key]
+        assert not param.startswith("machines")
+        assert param != "profile" or name == "report"
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_a_command_names_neither_machine_nor_launcher(name: str) -> None:
+    assert re.fullmatch(r"exec python -m openhorizon stage \w+( --target [\w@${}]+)?", body(name)["cmd"])
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_every_block_that_a_stage_reads_is_a_param(name: str) -> None:
+    read = set(re.findall(r"\bconfig\.(\w+)", (SOURCE / "stages" / f"{word(name)}.py").read_text()))
+    listed = {param.split(".")[0] for param in body(name)["params"]}
+    per_domain = {"domains"} if "foreach" in GRAPH[name] and GRAPH[name]["foreach"] == "${domains}" else set()
+    assert read - {"machine", "machines", "Config"} <= listed | per_domain
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_every_module_that_decides_a_result_is_listed(name: str, settings: Config) -> None:
+    domain = settings.domains[0]
+    listed = [dep.replace("${item}", domain) for dep in body(name)["deps"] if dep.startswith("src/")]
+    for dep in listed:
+        assert (ROOT / dep).exists(), f"{name}: {dep} does not exist"
+    for module in sorted(reached(SOURCE / "stages" / f"{word(name)}.py")):
+        place = module.relative_to(ROOT)
+        assert any(place.is_relative_to(dep) for dep in listed), f"{name}: its code uses {place}"
+
+
+def reached(path: Path) -> set[Path]:
+    """The files of openhorizon that a module imports, and theirs; not past the registry of domains, as a stage of one
+    domain lists that domain's file alone."""
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        waiting += [below for below in _imported(file) if _counts(below)]
+    return found
+
+
+def _counts(file: Path) -> bool:
+    place = file.relative_to(SOURCE)
+    return place.with_suffix("").parts[0] not in NEUTRAL and place.as_posix() != "domains/__init__.py"
+
+
+def _imported(file: Path) -> list[Path]:
+    names = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("openhorizon"):
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    bases = [SOURCE.parent / name.replace(".", "/") for name in names]
+    return [module for base in bases if (module := base.with_suffix(".py")).is_file()]
+
+
+def test_packages_hold_no_code_of_their_own() -> None:
+    for file in SOURCE.rglob("__init__.py"):
+        if file != SOURCE / "domains" / "__init__.py":
+            statements = ast.parse(file.read_text(encoding="utf-8")).body
+            assert all(isinstance(it, ast.Expr | ast.Assign) for it in statements), f"{file}: code that no test follows"

@@ -1,0 +1,176 @@
+"""Progress is never silent, records reach MLflow, and a tracking failure ends no stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from openhorizon import config, tracking
+from openhorizon.config import Config
+from openhorizon.progress import SILENCE_S, Progress, duration
+from openhorizon.tracking import DATABASE, EXPERIMENT, PARENT_VARIABLE, RECORDS, StageLog, reproduction, success
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in (PARENT_VARIABLE, "DVC_STAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "openhorizon.process", "init", "-q"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def settings() -> Config:
+    return config.load(ROOT / "params.yaml")
+
+
+def runs(root: Path) -> dict[str, object]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{root / DATABASE}")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def test_a_reproduction_has_a_run_a_stage_below_its_own(
+    project: Path, settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = settings.domains[0]
+    with reproduction(settings, project) as parent:
+        monkeypatch.setenv(PARENT_VARIABLE, parent)
+        with StageLog(settings, "teach", domain, project) as log:
+            for step in range(1500):  # more than one write
+                log.metrics(step, loss=1.0 / (step + 1), **{"rho/a@b": 0.5})
+            log.tokens(7)
+        with pytest.raises(ValueError, match="broken"), StageLog(settings, "distill", None, project):
+            raise ValueError("broken")
+        with pytest.raises(SystemExit), StageLog(settings, "sft", None, project):
+            sys.exit(143)
+    found = runs(project)
+    above = found[f"reproduce {settings.profile}"]
+    assert above.info.status == "FINISHED"
+    taught = found[f"teach@{domain}"]
+    assert taught.data.tags["mlflow.parentRunId"] == parent == above.info.run_id
+    assert taught.data.params["teach.grpo.group"] == str(settings.teach[domain].grpo.group)
+    assert taught.data.metrics["loss"] == pytest.approx(1 / 1500)
+    assert taught.data.metrics["rho/a-b"] == 0.5
+    assert taught.data.metrics["stage_tokens"] == 7
+    assert [found[name].info.status for name in (f"teach@{domain}", "distill", "sft")] == [
+        "FINISHED",
+        "FAILED",
+        "KILLED",
+    ]
+    assert list((project / RECORDS).iterdir()) == []
+
+
+def test_plain_dvc_repro_puts_its_stages_below_one_run(project: Path, settings: Config) -> None:
+    for stage in ("base", "sft"):
+        with StageLog(settings, stage, None, project) as log:
+            log.metrics(0, loss=2.0)
+    found = runs(project)
+    assert {found[stage].data.tags["mlflow.parentRunId"] for stage in ("base", "sft")} == {
+        found["dvc repro"].info.run_id
+    }
+
+
+def test_the_record_of_a_killed_stage_is_taken_up(
+    project: Path, settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with reproduction(settings, project) as parent:
+        monkeypatch.setenv(PARENT_VARIABLE, parent)
+        log = StageLog(settings, "sft", None, project)
+        log._record.parent.mkdir(parents=True, exist_ok=True)
+        log._append({"start": "sft", "stage": "sft", "parent": parent, "params": {"a": "b"}, "at": 1})
+        with log._record.open("a") as file:
+            file.write('{"step": 0, "at": 2, "val')  # kill -9 in the middle of a line
+    assert runs(project)["sft"].info.status == "KILLED"
+
+
+def test_a_database_that_is_none_ends_no_stage(
+    project: Path, settings: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / DATABASE).write_text("this is no database")
+    with StageLog(settings, "sft", None, project) as log:
+        log.metrics(0, loss=1.0)
+    said = capsys.readouterr().err
+    assert said.count("not tracked") == 1
+    assert (project / "artifacts/timings/sft.json").is_file()
+
+
+def test_curves_hold_no_times_and_are_the_same_twice(project: Path, settings: Config) -> None:
+    for folder in ("a", "b"):
+        log = StageLog(settings, "sft", None, project)
+        log._record.parent.mkdir(parents=True, exist_ok=True)
+        for step in range(3):
+            log.metrics(step, loss=0.1 * step, accuracy=1.0)
+        log.save_curves(project / folder)
+    written = (project / "a" / "curves.jsonl").read_text()
+    assert written == (project / "b" / "curves.jsonl").read_text()
+    assert json.loads(written.splitlines()[2]) == {"step": 2, "loss": 0.2, "accuracy": 1.0}
+
+
+def test_a_failed_stage_leaves_no_timing_that_the_report_would_read(project: Path, settings: Config) -> None:
+    with pytest.raises(ValueError, match="x"), StageLog(settings, "sft", None, project):
+        raise ValueError("x")
+    assert not (project / "artifacts/timings/sft.json").exists()
+
+
+def test_peak_memory_is_of_this_process_not_of_its_parent() -> None:
+    """A small child of a process that holds 200 MB must not report the 200 MB."""
+    held = bytearray(os.urandom(1) * 200_000_000)
+    code = "from openhorizon.tracking import peak_rss_mb; print(peak_rss_mb())"
+    child = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 5 < child < tracking.peak_rss_mb() - 50
+    assert len(held)
+
+
+def test_silence_is_broken_and_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("sft", "reading") as progress:
+        progress.update(3, 10, "loss 0.5")
+        time.sleep(SILENCE_S + 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.fullmatch(r"sft: still at 3/10 · loss 0\.5 \(0:0\d\)", line) for line in lines), lines
+
+
+def test_many_updates_print_few_lines_and_the_last(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("sft") as progress:
+        for done in range(1, 20_001):
+            progress.update(done, 20_000)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 3
+    assert lines[-1].startswith("sft: 20,000/20,000")
+
+
+def test_rate_and_time_left_are_of_the_present_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress("x")
+    for now[0], done in ((0.0, 0), (10.0, 20), (20.0, 40)):
+        progress.update(done, 100)
+    assert "2.0/s · 0:30 left" in progress._where
+    for now[0], done in ((100.0, 0), (110.0, 5)):
+        progress.update(done, 50)
+    assert "2.0 s each · 1:30 left" in progress._where
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (0, 75, 3700)] == ["0:00", "1:15", "1:01:40"]
+
+
+def test_success_weighs_horizons_by_their_tasks() -> None:
+    row = {"model": "sft", "domain": "search", "ci95": [0, 1], "seed": 0}
+    rows = [row | {"horizon": h, "n": n, "success": s} for h, n, s in ((1, 10, 1.0), (8, 30, 0.0), ("all", 40, 0.9))]
+    assert success(rows) == {("sft", "search"): 0.25}

@@ -1,0 +1,201 @@
+"""The training loops on a tiny domain: they lower their loss, route by domain, and leave teachers alone."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from conftest import BUDGET, CountDomain
+
+from openhorizon.agent.render import render_trajectory, write_action
+from openhorizon.agent.rollout import rollout
+from openhorizon.agent.trajectory import Status, Trajectory, Turn
+from openhorizon.config import DistillConfig, GrpoConfig, OptimConfig
+from openhorizon.domains.base import Answer, Call, Task, Verdict
+from openhorizon.model.load import Checkpoint, Teacher
+from openhorizon.model.sampler import LocalPolicy
+from openhorizon.train.distillation import distil, minibatches, prompt_stream
+from openhorizon.train.optim import Optimizer
+from openhorizon.train.reinforcement import group_advantage, reinforce
+from openhorizon.train.router import Router
+from openhorizon.train.scores import score
+from openhorizon.train.supervised import fit
+
+OPTIM = OptimConfig(lr=5e-3, schedule="constant", warmup=0.0, weight_decay=0.0, grad_clip=1.0, batch_tokens=512)
+
+
+class Log:
+    """What a stage's log collects, without MLflow."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def metrics(self, step: int, **values: float) -> None:
+        self.rows.append(values)
+
+    def progress(self, done: int, total: int, note: str = "") -> None: ...
+
+    def tokens(self, count: int) -> None: ...
+
+
+def tasks(count: int, horizon: int = 1) -> list[Task]:
+    made = [CountDomain().propose(random.Random(n), "train", horizon, n) for n in range(count)]
+    return [task for task in made if task is not None]
+
+
+def demonstrations(checkpoint: Checkpoint, count: int) -> list[Trajectory]:
+    domain, made = CountDomain(), []
+    for task in tasks(count):
+        begin = int(task.prompt.split()[-1])
+        turns = (
+            Turn("prompt", task.prompt),
+            Turn("assistant", write_action(Call("step", {"from": begin}))),
+            Turn("tool", f"now {begin + 1} done"),
+            Turn("assistant", write_action(Answer(f"Answer: {begin + 1}"))),
+        )
+        plain = Trajectory(task, turns, str(begin + 1), Status.SOLVED, Verdict(True, 1.0, ""), "expert", 0)
+        made.append(render_trajectory(checkpoint.renderer, domain, plain))
+    return made
+
+
+def as_domain(trajectory: Trajectory, name: str) -> Trajectory:
+    return replace(trajectory, task=replace(trajectory.task, domain=name))
+
+
+def test_fit_lowers_the_loss_and_is_reproducible(tiny: Callable[..., Checkpoint]) -> None:
+    logs, weights = [], []
+    for _ in range(2):
+        checkpoint, log = tiny(), Log()
+        fit(checkpoint.model, demonstrations(checkpoint, 40), 20_000, OPTIM, 0, log)  # type: ignore[arg-type]
+        logs.append(log.rows)
+        weights.append(checkpoint.model.get_input_embeddings().weight.detach().clone())
+    assert logs[0][-1]["loss"] < 0.5 * logs[0][0]["loss"]
+    assert logs[0] == logs[1] and torch.equal(weights[0], weights[1])
+
+
+def test_each_sample_goes_to_the_teacher_of_its_own_domain(tiny: Callable[..., Checkpoint]) -> None:
+    student = tiny(seed=0)
+    teachers = [Teacher("a", tiny(seed=1)), Teacher("b", tiny(seed=2))]
+    samples = demonstrations(student, 6)
+    mixed = [as_domain(sample, "ab"[i % 2]) for i, sample in enumerate(samples)]
+    never = LocalPolicy(student, 8).never
+    routed = Router(teachers, ["a", "b"], student.tokenizer.get_vocab()).score(mixed, 5, never)
+    for i, (sample, scores) in enumerate(zip(mixed, routed, strict=True)):
+        own = teachers[i % 2].checkpoint
+        assert scores.teacher == own.hash
+        with torch.no_grad():
+            logits = own.model(input_ids=torch.tensor([sample.ids]), use_cache=False).logits[0, :-1]
+        logprobs = torch.log_softmax(logits[torch.tensor(sample.loss_mask[1:])], dim=1)
+        expected = logprobs.masked_fill(never, -torch.inf).topk(5, dim=1)
+        assert torch.equal(scores.support_NK, expected.indices)
+        assert torch.allclose(scores.logprobs_NK, expected.values, atol=1e-4)
+        assert torch.allclose(scores.tail_mass_N, 1 - expected.values.exp().sum(1), atol=1e-4)
+
+
+def test_router_refuses_a_missing_teacher_and_a_foreign_vocabulary(tiny: Callable[..., Checkpoint]) -> None:
+    vocabulary = tiny().tokenizer.get_vocab()
+    with pytest.raises(ValueError, match="'b' has no teacher"):
+        Router([Teacher("a", tiny())], ["a", "b"], vocabulary)
+    with pytest.raises(ValueError, match="another vocabulary"):
+        Router([Teacher("a", tiny())], ["a"], {**vocabulary, "extra": 9999})
+
+
+def test_distillation_approaches_the_teacher_and_leaves_it_unchanged(fresh: Callable[[int], Checkpoint]) -> None:
+    teacher = fresh(1)
+    fit(teacher.model, demonstrations(teacher, 60), 40_000, OPTIM, 0, Log())  # type: ignore[arg-type]
+    teacher.model.requires_grad_(False)
+    before = copy.deepcopy(teacher.model.state_dict())
+    student = fresh(1)
+    fit(student.model, demonstrations(student, 60), 5_000, OPTIM, 0, Log())  # type: ignore[arg-type]
+    config = DistillConfig(
+        iterations=25, prompts=12, updates=3, top_k=16, temperature=1.0, max_horizon=1,
+        optim=replace(OPTIM, lr=2e-3),
+    )  # fmt: skip
+    log = Log()
+    domains: Any = {"count": CountDomain()}
+    router = Router([Teacher("count", teacher)], ["count"], student.tokenizer.get_vocab())
+    distil(LocalPolicy(student, 16), router, domains, {"count": tasks(80)}, {"count": BUDGET}, config, 0, log)  # type: ignore[arg-type]
+    losses = [row["loss"] for row in log.rows]
+    assert sum(losses[-3:]) < 0.6 * sum(losses[:3]), losses
+    assert all(0 <= row["rho@count"] <= 1 + 1e-5 for row in log.rows)
+    assert all(torch.equal(before[name], value) for name, value in teacher.model.state_dict().items())
+    assert {"rho@count/turn1", "teacher_mass@count", "success@count", "truncated@count", "aborted@count"} <= set(
+        log.rows[0]
+    )
+
+
+def test_aborted_episodes_are_counted_and_never_trained_on(
+    tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import openhorizon.train.distillation as module
+
+    student, trained = tiny(), []
+
+    def half_aborted(*arguments: Any) -> list[Trajectory]:
+        rolled = rollout(*arguments)
+        return [replace(t, status=Status.ABORTED) if i % 2 else t for i, t in enumerate(rolled)]
+
+    def watch(model: Any, trajectories: list[Trajectory], scores: Any) -> Any:
+        trained.extend(trajectories)
+        return loss(model, trajectories, scores)
+
+    loss = module._loss
+    monkeypatch.setattr(module, "rollout", half_aborted)
+    monkeypatch.setattr(module, "_loss", watch)
+    config = DistillConfig(iterations=1, prompts=8, updates=2, top_k=4, temperature=1.0, max_horizon=1, optim=OPTIM)
+    log = Log()
+    router = Router([Teacher("count", tiny(seed=3))], ["count"], student.tokenizer.get_vocab())
+    domains: Any = {"count": CountDomain()}
+    distil(LocalPolicy(student, 8), router, domains, {"count": tasks(9)}, {"count": BUDGET}, config, 0, log)  # type: ignore[arg-type]
+    assert log.rows[0]["aborted@count"] == 0.5
+    assert len(trained) == 4 and all(t.status is not Status.ABORTED for t in trained)
+
+
+def test_a_frozen_teacher_cannot_be_trained(tiny: Callable[..., Checkpoint]) -> None:
+    with pytest.raises(AssertionError, match="nothing to train"):
+        Optimizer(tiny().model.requires_grad_(False), OPTIM, 1)
+
+
+def test_grpo_raises_the_reward(fresh: Callable[[int], Checkpoint]) -> None:
+    start = fresh(1)
+    fit(start.model, demonstrations(start, 60), 30_000, OPTIM, 0, Log())  # type: ignore[arg-type]
+    reference = copy.deepcopy(start.model).requires_grad_(False)
+    config = GrpoConfig(
+        iterations=14, prompts=8, group=8, updates=2, clip_low=0.2, clip_high=0.28, kl=0.001, entropy=0.0,
+        temperature=1.0, dynamic_sampling=True, max_horizon=1, optim=replace(OPTIM, lr=5e-4),
+    )  # fmt: skip
+    log = Log()
+    reinforce(
+        LocalPolicy(start, 64), reference, CountDomain(), tasks(80), BUDGET, config, group_advantage(0.0), 0, log,  # type: ignore[arg-type]
+    )  # fmt: skip
+    rewards = [row["reward"] for row in log.rows]
+    assert sum(rewards[-4:]) > sum(rewards[:4]) + 0.4, rewards
+    assert {"kl", "entropy", "clip_fraction", "dead_groups"} <= set().union(*log.rows)
+
+
+def test_minibatches_hold_every_domain_and_every_sample_once(tiny: Callable[..., Checkpoint]) -> None:
+    samples = [as_domain(s, "abc"[min(i // 8, 2)]) for i, s in enumerate(demonstrations(tiny(), 24))]
+    dealt = minibatches(samples, 4, 0)
+    assert sorted(i for batch in dealt for i in batch) == list(range(24))
+    assert all({samples[i].task.domain for i in batch} == {"a", "b", "c"} for batch in dealt)
+
+
+def test_prompts_are_deduplicated_and_each_comes_once_an_epoch() -> None:
+    doubled = tasks(5) + tasks(5)
+    unique = {task.prompt for task in doubled}
+    stream = prompt_stream(doubled, 0)
+    assert sorted(next(stream).prompt for _ in unique) == sorted(unique)
+
+
+def test_scores_do_not_depend_on_packing(tiny: Callable[..., Checkpoint]) -> None:
+    checkpoint = tiny()
+    samples, never = demonstrations(checkpoint, 8), LocalPolicy(checkpoint, 8).never
+    together = score(checkpoint.model, "x", samples, 4, never)
+    alone = [score(checkpoint.model, "x", [sample], 4, never)[0] for sample in samples]
+    for a, b in zip(together, alone, strict=True):
+        assert torch.allclose(a.logprobs_NK, b.logprobs_NK, atol=1e-4) and torch.equal(a.support_NK, b.support_NK)
