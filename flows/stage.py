@@ -24,9 +24,11 @@ from prefect.futures import PrefectFuture, wait
 
 from openhorizon.pipeline import Graph, affected
 from openhorizon.process import child_environment
+from openhorizon.progress import Progress
 
 Outcome = Literal["done", "up to date", "restored", "failed", "not run"]
 GRACE_S = 8.0  # between SIGTERM and SIGKILL
+QUIET_S = 4.6  # a stage speaks more often; this is for what comes before and behind it: interpreter, hashing
 IN_WORKER = "PREFECT__FLOW_RUN_ID" in os.environ  # a worker started this process: lines go to the Prefect UI too
 _NOISE = (  # of DVC
     *("To track the changes", "git add ", "To enable auto staging", "dvc config core.autostage", "Use `dvc push`"),
@@ -159,7 +161,8 @@ class Runner:
             self._children.add(child)
         try:
             assert child.stdout is not None
-            lines = _stream(stage, child.stdout)
+            with Progress(stage, "started", live=False, silence_s=QUIET_S) as shown:
+                lines = _stream(stage, child.stdout, shown)
             return child.wait(), lines
         finally:
             _signal_group(child, signal.SIGKILL)
@@ -203,14 +206,14 @@ def explain(lines: Sequence[str]) -> str:
     return f"failed: {reason.removeprefix('openhorizon: ')}{f' ({hint})' if hint else ''}"
 
 
-def _stream(stage: str, output: IO[str]) -> list[str]:
+def _stream(stage: str, output: IO[str], shown: Progress) -> list[str]:
     """Print each line behind the stage's name as it comes; returns the last ones."""
     kept: deque[str] = deque(maxlen=40)
     for line in output:
         text = line.rstrip()
         kept.append(text)
         if text and not text.lstrip().startswith(_NOISE):
-            print(text if text.startswith(f"{stage}: ") else f"{stage}: {text}", flush=True)
+            shown.relay(text if text.startswith(f"{stage}: ") else f"{stage}: {text}")
     return list(kept)
 
 

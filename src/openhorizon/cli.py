@@ -56,7 +56,8 @@ def run_stage(options: argparse.Namespace) -> int:
     process.die_with_parent()
     process.exit_on_terminate()
     config = load()
-    process.limit_threads(config.machine.threads)
+    # Stages with a target run side by side; one thread each beats two threads that wait for one another.
+    process.limit_threads(1 if options.target and config.machine.stages > 1 else config.machine.threads)
     from openhorizon.tracking import StageLog, publish
 
     _remove_leftovers(stage_dir(options.name, options.target))

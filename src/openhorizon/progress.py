@@ -28,8 +28,10 @@ class Progress:
     Used as a context manager; a thread speaks while nothing else does.
     """
 
-    def __init__(self, name: str, start: str = "starting") -> None:
+    def __init__(self, name: str, start: str = "starting", live: bool = True, silence_s: float = SILENCE_S) -> None:
         self.name = name
+        self._may_live = live
+        self._silence_s = silence_s
         self._where = start
         self._began = self._phase_began = time.monotonic()
         self._first = 0
@@ -42,10 +44,11 @@ class Progress:
         self._live: Status | None = None
 
     def __enter__(self) -> Progress:
-        if sys.stdout.isatty():
+        if self._may_live and sys.stdout.isatty():
             self._live = Console().status(f"{self.name}: {self._where}")
             self._live.start()
-        self._say(self._where)
+        if self._where:
+            self._say(self._where)
         self._thread.start()
         return self
 
@@ -62,6 +65,13 @@ class Progress:
         with self._lock:
             self._where = where
             self._say(where)
+
+    def relay(self, line: str) -> None:
+        """Print another process's line about the same work."""
+        with self._lock:
+            self._printed = time.monotonic()
+            self._where = line.removeprefix(f"{self.name}: ").removeprefix("still at ")
+            print(line, flush=True)
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """``done`` of ``total`` units are finished. Cheap: most calls print nothing."""
@@ -93,7 +103,7 @@ class Progress:
             print(f"{self.name}: {text}", flush=True)
 
     def _pulse(self) -> None:
-        while not self._stop.wait(0.5):
+        while not self._stop.wait(0.2):
             with self._lock:
-                if time.monotonic() - self._printed >= SILENCE_S:
+                if time.monotonic() - self._printed >= self._silence_s:
                     self._say(f"still at {self._where} ({duration(time.monotonic() - self._began)})")

@@ -114,8 +114,9 @@ class StageLog:
 @contextmanager
 def reproduction(config: Config, root: Path) -> Iterator[str]:
     """The parent run of one reproduction, for ``PARENT_VARIABLE`` of its stages, whose records it carries to MLflow."""
-    store = tracked(lambda: Store(root))
-    parent = tracked(lambda: store.start_parent(config)) if store else None
+    with Progress("reproduce", "opening the MLflow run"):
+        store = tracked(lambda: Store(root))
+        parent = tracked(lambda: store.start_parent(config)) if store else None
     stop = threading.Event()
 
     def carry() -> None:

@@ -378,10 +378,10 @@ def _draw_rule(
 
 
 def _draw_constraints(rng: random.Random) -> list[Constraint]:
-    """A layout and one or two extras that do not exclude each other."""
+    """A layout and one extra, or seldom two that do not exclude each other."""
     constraints = [Constraint(rng.choice(list(LAYOUTS)))]
     extras = rng.sample(list(EXTRAS), 2)
-    for kind in extras[: 1 if frozenset(extras) in CONFLICTS else rng.randint(1, 2)]:
+    for kind in extras[: 1 if frozenset(extras) in CONFLICTS or rng.random() < 0.8 else 2]:
         constraints.append(Constraint(kind, rng.choice(EXTRAS[kind][1])))
     return constraints
 
