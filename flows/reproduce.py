@@ -26,6 +26,7 @@ from openhorizon import cli, config, pipeline, process, profiles, tracking
 from openhorizon.progress import Progress, duration
 
 ROOT = Path(__file__).resolve().parents[1]
+ALONE = ("base", "sft", "distill")  # each uses every core (cli.run_stage), and everything behind it waits for it
 
 
 def recipe(stage: Submit, domains: Sequence[str]) -> list[PrefectFuture[Outcome]]:
@@ -53,7 +54,7 @@ def reproduce(profile: str | None = None) -> None:
         at_once = settings.machine.stages
         print(f"reproduce: profile {settings.profile}, {len(graph)} stages, {at_once} at once", flush=True)
         with tracking.reproduction(settings, ROOT) as parent:
-            runner = Runner(ROOT, at_once, graph, stale, {tracking.PARENT_VARIABLE: parent})
+            runner = Runner(ROOT, at_once, graph, stale, {tracking.PARENT_VARIABLE: parent}, ALONE)
             failed = finish(recipe(runner.submit, settings.domains), runner)
             print("\n".join(summary(runner)), flush=True)
             if failed:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from prefect.futures import PrefectFuture, wait
 
 from openhorizon.pipeline import Graph, affected
 from openhorizon.process import child_environment
-from openhorizon.progress import Progress
+from openhorizon.progress import Progress, say
 
 Outcome = Literal["done", "up to date", "restored", "failed", "not run"]
 GRACE_S = 8.0  # between SIGTERM and SIGKILL
@@ -55,28 +55,30 @@ class StageFailed(RuntimeError):
 class Slots:
     """As many holders at once as there are slots; of those who wait, the lowest rank is next.
 
-    The recipe asks for training before evaluation, so that what everything else waits for is not kept waiting.
+    The recipe asks for training before evaluation, so that what everything else waits for is not kept waiting. A holder
+    may take all slots: a stage that uses every core and has nothing beside it to wait for.
     """
 
     def __init__(self, count: int) -> None:
-        self._free = count
+        self._count = self._free = count
         self._waiting: list[int] = []
         self._changed = threading.Condition()
 
     @contextmanager
-    def hold(self, rank: int) -> Iterator[None]:
-        """Wait for a slot and keep it for the block."""
+    def hold(self, rank: int, alone: bool = False) -> Iterator[None]:
+        """Wait for a slot, or for all where ``alone``, and keep it for the block."""
+        slots = self._count if alone else 1
         with self._changed:
             self._waiting.append(rank)
-            self._changed.wait_for(lambda: self._free and rank == min(self._waiting))
+            self._changed.wait_for(lambda: self._free >= slots and rank == min(self._waiting))
             self._waiting.remove(rank)
-            self._free -= 1
+            self._free -= slots
             self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
-                self._free += 1
+                self._free += slots
                 self._changed.notify_all()
 
 
@@ -89,6 +91,7 @@ class Runner:
     graph: Graph
     stale: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    alone: Collection[str] = ()  # stages that take the whole machine
 
     def __post_init__(self) -> None:
         self.asked: list[str] = []
@@ -108,9 +111,10 @@ class Runner:
     def run(self, stage: str) -> Outcome:
         """Bring one stage up to date; raises ``StageFailed``."""
         if stage not in self._pending:
-            print(f"{stage}: up to date", flush=True)
+            say(f"{stage}: up to date")
             return self._settle(stage, "up to date", 0.0)
-        with self._slots.hold(self.asked.index(stage) if stage in self.asked else 0):
+        rank = self.asked.index(stage) if stage in self.asked else 0
+        with self._slots.hold(rank, alone=stage in self.alone):
             began = time.monotonic()
             code, lines = self._repro(stage)
         seconds = time.monotonic() - began
@@ -119,14 +123,14 @@ class Runner:
         if code:
             self._settle(stage, "failed", seconds)
             reason = f"{stage}: {explain(lines)}"
-            print(reason, flush=True)
+            say(reason)
             raise StageFailed(reason)
         outcome: Outcome = "done"
         if any("didn't change, skipping" in line for line in lines):
             outcome = "up to date"
         elif any("is cached - skipping run" in line for line in lines):
             outcome = "restored"
-        print(f"{stage}: {outcome} in {seconds:.1f} s", flush=True)
+        say(f"{stage}: {outcome} in {seconds:.1f} s")
         return self._settle(stage, outcome, seconds)
 
     def end(self) -> None:

@@ -141,5 +141,5 @@ def test_a_truncated_file_is_named(tmp_path: Any) -> None:
     path = tmp_path / "t.parquet"
     write_trajectories(path, [])
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(ValueError, match="t.parquet"):
+    with pytest.raises(ValueError, match=r"t\.parquet"):
         read_trajectories(path)

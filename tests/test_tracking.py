@@ -62,6 +62,7 @@ def test_a_reproduction_has_a_run_a_stage_below_its_own(
     found = runs(project)
     above = found[f"reproduce {settings.profile}"]
     assert above.info.status == "FINISHED"
+    assert above.data.params["distill.top_k"] == str(settings.distill.top_k)  # the whole recipe, to compare
     taught = found[f"teach@{domain}"]
     assert taught.data.tags["mlflow.parentRunId"] == parent == above.info.run_id
     assert taught.data.params["teach.grpo.group"] == str(settings.teach[domain].grpo.group)

@@ -181,7 +181,6 @@ class Config:
     report: ReportConfig
     machines: dict[str, MachineConfig]
 
-
     @property
     def machine(self) -> MachineConfig:
         """The block that MACHINE names; without it, the one that fits what is found.
@@ -225,7 +224,12 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         for key in hints:
             if key not in value:
                 raise ValueError(f"{where}: missing key {key!r}")
-        return kind(**{key: _build(hint, value[key], f"{where}:{key}" if ":" not in where else f"{where}.{key}") for key, hint in hints.items()})
+        return kind(  # type: ignore[operator]
+            **{
+                key: _build(hint, value[key], f"{where}:{key}" if ":" not in where else f"{where}.{key}")
+                for key, hint in hints.items()
+            }
+        )
     if origin is dict:
         if not isinstance(value, dict) or not value:
             raise ValueError(f"{where}: expected a block of names, got {value!r}")

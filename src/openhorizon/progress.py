@@ -15,6 +15,15 @@ LIVE_INTERVAL_S = 1.0  # between two updates of a terminal's line
 SILENCE_S = 4.0  # after this long without a line, one is printed that says where the run still is
 
 
+_PRINTING = threading.Lock()
+
+
+def say(line: str) -> None:
+    """Print one line whole, whatever other threads print."""
+    with _PRINTING:
+        print(line, flush=True)
+
+
 def duration(seconds: float) -> str:
     """``75`` → ``1:15``; ``3700`` → ``1:01:40``."""
     minutes, rest = divmod(int(seconds), 60)
@@ -71,7 +80,7 @@ class Progress:
         with self._lock:
             self._printed = time.monotonic()
             self._where = line.removeprefix(f"{self.name}: ").removeprefix("still at ")
-            print(line, flush=True)
+            say(line)
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """``done`` of ``total`` units are finished. Cheap: most calls print nothing."""
@@ -100,7 +109,7 @@ class Progress:
         if self._live:
             self._live.update(f"{self.name}: {text}")
         else:
-            print(f"{self.name}: {text}", flush=True)
+            say(f"{self.name}: {text}")
 
     def _pulse(self) -> None:
         while not self._stop.wait(0.2):

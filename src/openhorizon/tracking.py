@@ -34,10 +34,12 @@ PARENT_VARIABLE = "OPENHORIZON_PARENT_RUN"  # set by the flow, which then carrie
 DATABASE = "mlruns.db"
 EXPERIMENT = "openhorizon"
 IDENTITY_TAG = "openhorizon.params"
+RESULTS = artifacts.REPORTS / "results.json"
 TIMINGS = artifacts.ROOT / "timings"
 UNTRACKED = "untracked"  # in place of a parent where MLflow failed: the next flow takes the records up
 RECORDS = pipeline.STATE_FOLDER / "records"
 BATCH = 1000  # points a write; MLflow takes no more
+PARAMS_BATCH = 100  # the same for parameters
 CARRY_S = 5.0  # between two writes of the flow
 
 T = TypeVar("T")
@@ -222,7 +224,8 @@ class Store:
     def start_parent(self, config: Config) -> str:
         """The run of a flow's reproduction."""
         run_id = self._create(f"reproduce {config.profile}", self._parent_tags("flow"), _now())
-        self._log_params(run_id, parameters(config, "profile"))
+        machine = {"machine": config.machine, "machines": None}
+        self._log_params(run_id, dict(_flat(dataclasses.asdict(config) | machine)))
         return run_id
 
     def end_parent(self, parent: str, status: str) -> None:
@@ -231,7 +234,7 @@ class Store:
         for carried in self._carried.values():
             self._tag(carried.run_id, recorded.get(carried.stage, {}))
         self._client.set_terminated(parent, status)
-        if "report" in {carried.stage for carried in self._carried.values()} and status == "FINISHED":
+        if status == "FINISHED" and (self.root / RESULTS).is_file():
             self.publish(parent)
 
     def carry(self, record: Path, ended: bool = True) -> None:
@@ -267,7 +270,7 @@ class Store:
     def publish(self, parent: str | None) -> None:
         """Put the report's figures and page on a reproduction's run, where the MLflow UI compares them."""
         parent = parent or self._dvc_parent()
-        rows = artifacts.read_json(self.root / artifacts.REPORTS / "results.json")["rows"]
+        rows = artifacts.read_json(self.root / RESULTS)["rows"]
         values = {f"success/{model}/{domain}": value for (model, domain), value in success(rows).items()}
         self._log_points(parent, [{"step": 0, "at": _now(), "values": values}])
         self._client.log_artifacts(parent, str(self.root / artifacts.REPORTS), artifacts.REPORTS.name)
@@ -299,7 +302,9 @@ class Store:
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        self._client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
+        listed = [Param(key, value) for key, value in params.items()]
+        for start in range(0, len(listed), PARAMS_BATCH):
+            self._client.log_batch(run_id, params=listed[start : start + PARAMS_BATCH])
 
     def _log_points(self, run_id: str, events: Iterable[Mapping[str, Any]]) -> None:
         from mlflow.entities import Metric

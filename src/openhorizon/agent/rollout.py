@@ -71,13 +71,16 @@ class Episode:
         if ids:
             self.turns.append(Turn("assistant", text, tuple(ids), tuple(logprobs)))
         if not complete:
-            return self._end(Status.TRUNCATED)
+            self._end(Status.TRUNCATED)
+            return None
         action = read_action(text)
         if isinstance(action, Answer):
             self.answer = action
-            return self._end(None)
+            self._end(None)
+            return None
         if len(self.environment.steps) >= self.max_calls:
-            return self._end(Status.TRUNCATED)
+            self._end(Status.TRUNCATED)
+            return None
         try:
             observation = self.environment.call(action)
         except Exception as error:  # the one boundary: a broken environment is data about the system, not the policy
@@ -95,9 +98,7 @@ class Episode:
     def trajectory(self) -> Trajectory:
         assert self.status is not None, "the policy left a conversation unfinished"
         answer = self.answer.text if self.answer else None
-        return Trajectory(
-            self.task, tuple(self.turns), answer, self.status, self.verdict, self.policy, self.seed
-        )
+        return Trajectory(self.task, tuple(self.turns), answer, self.status, self.verdict, self.policy, self.seed)
 
 
 def allowed_calls(budget: BudgetConfig, horizon: int) -> int:
@@ -137,9 +138,7 @@ def rollout(
                 )
         # Long ones together: a batch ends with its longest episode.
         order = sorted(episodes, key=lambda i: (-tasks[i].horizon, i))
-        policy.converse(
-            [episodes[i] for i in order], temperature, budget.turn_tokens, budget.context_tokens, progress
-        )
+        policy.converse([episodes[i] for i in order], temperature, budget.turn_tokens, budget.context_tokens, progress)
         finished.update((i, episode.trajectory()) for i, episode in episodes.items())
         waiting = [i for i in waiting if finished[i].status is Status.ABORTED]
         if not waiting:

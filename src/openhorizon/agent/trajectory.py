@@ -62,9 +62,7 @@ class Trajectory:
     @property
     def logprobs(self) -> list[float]:
         """Sampling log-probabilities aligned with ``ids``; 0.0 on tokens that were not sampled."""
-        return [
-            turn.logprobs[i] if turn.logprobs else 0.0 for turn in self.turns for i in range(len(turn.ids))
-        ]
+        return [turn.logprobs[i] if turn.logprobs else 0.0 for turn in self.turns for i in range(len(turn.ids))]
 
     @property
     def tool_calls(self) -> int:
@@ -84,7 +82,17 @@ def read_trajectories(path: Path) -> list[Trajectory]:
 
 def write_tasks(path: Path, tasks: Iterable[Task]) -> None:
     """One row a task."""
-    pq.write_table(pa.Table.from_pylist([{"task": _task_json(task), "domain": task.domain, "id": task.id, "horizon": task.horizon} for task in tasks], schema=_TASK_SCHEMA), path, compression="zstd")
+    pq.write_table(
+        pa.Table.from_pylist(
+            [
+                {"task": _task_json(task), "domain": task.domain, "id": task.id, "horizon": task.horizon}
+                for task in tasks
+            ],
+            schema=_TASK_SCHEMA,
+        ),
+        path,
+        compression="zstd",
+    )
 
 
 def read_tasks(path: Path) -> list[Task]:
@@ -157,7 +165,14 @@ def _to_row(trajectory: Trajectory) -> dict[str, Any]:
 
 def _from_row(row: dict[str, Any]) -> Trajectory:
     turns = tuple(
-        Turn(turn["role"], turn["text"], tuple(turn["ids"]), tuple(turn["logprobs"]), tuple(turn["evidence"]), turn["error"])
+        Turn(
+            turn["role"],
+            turn["text"],
+            tuple(turn["ids"]),
+            tuple(turn["logprobs"]),
+            tuple(turn["evidence"]),
+            turn["error"],
+        )
         for turn in json.loads(row["turns"])
     )
     verdict = Verdict(row["passed"], row["score"], row["reason"], json.loads(row["rubric"]))

@@ -126,10 +126,7 @@ class Environment(ABC):
             observation = Observation(f"error: no tool {call.name[:40]}", error=True)
         else:
             problem = next(jsonschema.Draft202012Validator(tool.parameters).iter_errors(dict(call.arguments)), None)
-            if problem is not None:
-                observation = Observation("error: bad arguments", error=True)
-            else:
-                observation = self.execute(call)
+            observation = Observation("error: bad arguments", error=True) if problem is not None else self.execute(call)
         self.steps.append(Step(call, observation))
         return observation
 
@@ -175,7 +172,9 @@ def split_of(pair: tuple[str, str]) -> Split:
     return "heldout" if int.from_bytes(digest[:4], "big") % 100 < HELDOUT_PERCENT else "train"
 
 
-def solve(domain: Domain, task: Task, rng: random.Random, noise: float, max_steps: int) -> tuple[Environment, Answer | None]:
+def solve(
+    domain: Domain, task: Task, rng: random.Random, noise: float, max_steps: int
+) -> tuple[Environment, Answer | None]:
     """Run the scripted expert on ``task``; the answer is None if it used ``max_steps`` tool calls without one."""
     environment = domain.start(task)
     expert = domain.expert(task.prompt, rng, noise)

@@ -259,7 +259,8 @@ class InstructionDomain(Domain):
         """Reads the prompt. A slip forgets the rule on a line, or reads another line; ``wait:`` corrects it, unless it
         goes unnoticed. As seldom, a constraint is forgotten."""
         entities, rules, asked, path, constraints = _parse(prompt)
-        thought, readings = [], []
+        thought: list[str] = []
+        readings: list[Reading] = []
         for entity in path:
             reading = read(entity, asked, rules)
             earlier = values_of(readings)
@@ -333,10 +334,7 @@ def _link(rng: random.Random, drawn: Sequence[Entity], horizon: int) -> list[Ent
     names = [entity.name for entity in drawn]
     linked = []
     for i, entity in enumerate(drawn):
-        if i >= horizon:
-            target = rng.choice(names[:i] + names[i + 1 :])
-        else:
-            target = names[i + 1] if i + 1 < horizon else STOP
+        target = rng.choice(names[:i] + names[i + 1 :]) if i >= horizon else names[i + 1] if i + 1 < horizon else STOP
         linked.append(Entity(entity.name, entity.group, entity.values, target))
     return linked
 

@@ -1,9 +1,9 @@
 """Group-relative policy optimisation with clip-higher (section 4.2; Shao et al. 2024, DAPO 2025).
 
-    A_i   = (r_i - mean(r)) / (std(r) + ε) over the group of samples of one prompt
-    ratio = π(a_t) / π_old(a_t)
-    ℓ_t   = -min(ratio · A, clip(ratio, 1 - low, 1 + high) · A) + β KL_t - η H_t
-    KL_t  = exp(log π_ref - log π) - (log π_ref - log π) - 1      the k3 estimator
+A_i   = (r_i - mean(r)) / (std(r) + ε) over the group of samples of one prompt
+ratio = π(a_t) / π_old(a_t)
+ℓ_t   = -min(ratio · A, clip(ratio, 1 - low, 1 + high) · A) + β KL_t - η H_t
+KL_t  = exp(log π_ref - log π) - (log π_ref - log π) - 1      the k3 estimator
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def token_mean(loss_N: torch.Tensor) -> torch.Tensor:
 
 
 def sample_means(loss_N: torch.Tensor, sample_N: torch.Tensor, samples: int) -> torch.Tensor:
-    """Mean over each sample's tokens, shape (S,). ``sample_N`` holds sample indices; a sample without tokens gives 0."""
+    """Mean over each sample's tokens, shape (S,). ``sample_N`` holds sample indices; no tokens give 0."""
     total_S = torch.zeros(samples, dtype=loss_N.dtype, device=loss_N.device).index_add(0, sample_N, loss_N)
     count_S = torch.bincount(sample_N, minlength=samples).clamp(min=1)
     return total_S / count_S

@@ -26,11 +26,15 @@ def sva(
         ValueError: K < 2.
     """
     if support_NK.shape[1] < 2:
-        raise ValueError(f"distill.top_k={support_NK.shape[1]}: with fewer than 2 tokens the renormalised loss is constant")
+        raise ValueError(
+            f"distill.top_k={support_NK.shape[1]}: with fewer than 2 tokens the renormalised loss is constant"
+        )
     logits_NV = logits_NV.float()
     valid_NK = torch.isfinite(teacher_logprobs_NK)
     chosen_NK = logits_NV.gather(1, support_NK)
-    coverage_N = torch.exp((chosen_NK - torch.logsumexp(logits_NV, dim=1, keepdim=True)).masked_fill(~valid_NK, -torch.inf)).sum(1)
+    coverage_N = torch.exp(
+        (chosen_NK - torch.logsumexp(logits_NV, dim=1, keepdim=True)).masked_fill(~valid_NK, -torch.inf)
+    ).sum(1)
     student_NK = torch.log_softmax(chosen_NK.masked_fill(~valid_NK, -torch.inf), dim=1)
     teacher_NK = torch.log_softmax(teacher_logprobs_NK.float(), dim=1)
     # 0 · (-inf - -inf) is written as 0, for the gradient too.

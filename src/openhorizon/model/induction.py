@@ -11,6 +11,8 @@ H hidden width, half of it for "what this token is" and half for "what the token
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
@@ -47,12 +49,12 @@ def start_with_induction(model: PreTrainedModel) -> None:
         if hasattr(layer, "conv"):
             torch.nn.init.normal_(layer.conv.conv.weight, std=0.4)
     # Tokens: random in the first half, but for one constant that lets a gate stand open; nothing in the second half.
-    embedding = model.get_input_embeddings().weight
+    embedding: Any = model.get_input_embeddings().weight
     torch.nn.init.normal_(embedding, std=EMBEDDING_STD * 2**0.5)
     embedding[:, half:] *= 0.05
     embedding[:, 0] = EMBEDDING_STD * 2**0.5
     # Convolution: both gates open, the input the token itself; one step back is written into the second half as it is,
-    # two steps back shuffled and weaker, so that of several places where a token stood, the one whose context fits wins.
+    # two steps back shuffled and weaker: of several places where a token stood, the one whose context fits then wins.
     conv = layers[0].conv
     gate_b, gate_c, value = conv.in_proj.weight.split(width)
     constant = 2**0.5  # the constant's size behind the norm: H/2 entries of equal size have a root mean square of 1

@@ -41,39 +41,39 @@ class Teacher:
 
 def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
     """A model of a stock family from scratch, fp32, its random weights decided by ``seed``."""
-    common: dict[str, Any] = dict(
-        vocab_size=len(tokenizer),
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        moe_intermediate_size=config.moe_intermediate_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        num_experts=config.num_experts,
-        num_experts_per_tok=config.experts_per_token,
-        norm_topk_prob=True,
-        max_position_embeddings=config.max_tokens,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
+    common: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "moe_intermediate_size": config.moe_intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "num_experts": config.num_experts,
+        "num_experts_per_tok": config.experts_per_token,
+        "norm_topk_prob": True,
+        "max_position_embeddings": config.max_tokens,
+        "tie_word_embeddings": True,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
     if config.family == "lfm2_moe":
         kinds = ["full_attention" if i in config.attention_layers else "conv" for i in range(config.num_layers)]
-        common |= dict(
-            layer_types=kinds,
-            num_dense_layers=config.num_dense_layers,
-            use_expert_bias=True,
-            conv_L_cache=config.conv_kernel,
-            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
-        )
+        common |= {
+            "layer_types": kinds,
+            "num_dense_layers": config.num_dense_layers,
+            "use_expert_bias": True,
+            "conv_L_cache": config.conv_kernel,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        }
     else:
-        common |= dict(
-            mlp_only_layers=list(range(config.num_dense_layers)),
-            head_dim=config.hidden_size // config.num_heads,
-            router_aux_loss_coef=0.001,
-            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
-        )
+        common |= {
+            "mlp_only_layers": list(range(config.num_dense_layers)),
+            "head_dim": config.hidden_size // config.num_heads,
+            "router_aux_loss_coef": 0.001,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        }
     hf = AutoConfig.for_model(config.family, **common)
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(hf, attn_implementation="sdpa")
@@ -81,7 +81,8 @@ def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int
         if config.family != "lfm2_moe":
             raise ValueError(f"model.induction: only for lfm2_moe, which has convolutions; family is {config.family}")
         start_with_induction(model)
-    return model.float()
+    model.float()
+    return model
 
 
 def load_checkpoint(path: Path, machine: MachineConfig) -> Checkpoint:
@@ -96,7 +97,7 @@ def load_checkpoint(path: Path, machine: MachineConfig) -> Checkpoint:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             path, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path}: not a usable checkpoint ({str(error).splitlines()[0]})") from error
     except Exception as error:  # safetensors raises its own type, which is not importable as an error class everywhere
@@ -108,7 +109,7 @@ def load_checkpoint(path: Path, machine: MachineConfig) -> Checkpoint:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(f"{path}: weights of {name} are not finite")
-    model.to(machine.device).eval()
+    torch.nn.Module.to(model, machine.device).eval()
     choose_experts(model, machine.experts)
     return Checkpoint(model, tokenizer, Renderer(tokenizer), weights_hash(path))
 

@@ -10,6 +10,7 @@ not depend on what else is in the batch (beyond the last bits of floating point)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from openhorizon.agent.rollout import Conversation
 from openhorizon.config import MachineConfig
@@ -96,7 +97,8 @@ class LocalPolicy:
                 _Row(c, np.random.Generator(np.random.Philox(c.seed)).random(context_tokens))
                 for c in conversations[start : start + self.batch]
             ]
-            self._run(rows, temperature, turn_tokens, context_tokens, lambda n, d=done: progress(d + n, len(conversations)))  # type: ignore[misc]
+            report = functools.partial(_report, progress, done, len(conversations))
+            self._run(rows, temperature, turn_tokens, context_tokens, report)
             done += len(rows)
 
     def _run(
@@ -111,7 +113,7 @@ class LocalPolicy:
         device = next(model.parameters()).device
         never = self.never.to(device)
         cache = DynamicCache(config=model.config)
-        cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+        cache.layers = [_grow(layer) for layer in cache.layers]
         live, over, position = list(rows), 0, 0
         shared = min(len(row.pending) for row in rows) - 1  # all but the last prompt token, in one pass
         if shared > 0:
@@ -171,13 +173,22 @@ def _sample(logits_BV: torch.Tensor, temperature: float, uniform_B: torch.Tensor
     return ids_B, logprobs_BV.gather(1, ids_B[:, None])[:, 0]
 
 
+def _grow(layer: Any) -> Any:
+    return GrowingLayer() if type(layer) is DynamicLayer else layer  # type: ignore[no-untyped-call]
+
+
+def _report(progress: Callable[[int, int], None], before: int, total: int, over: int) -> None:
+    progress(before + over, total)
+
+
 def _keep_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
     for layer in cache.layers:
         if isinstance(layer, GrowingLayer):
             layer.keep_rows(rows)
         else:  # a recurrent layer: short convolution or linear attention
+            assert isinstance(layer, LinearAttentionCacheLayerMixin)
             for states in (layer.conv_states, layer.recurrent_states):
-                for key, state in states.items() if isinstance(states, dict) else enumerate(states):
+                for key, state in states.items():
                     if state is not None:
                         states[key] = state[rows]
 

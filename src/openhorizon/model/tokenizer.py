@@ -1,10 +1,10 @@
 """A byte-level BPE tokenizer trained on a profile's own text, with a chat template that knows tools.
 
-What differs from a stock byte-level BPE, and why: the chat format's scaffolding (``{"name": "…", "arguments": {"…": "``)
-is one pre-token, so that a call costs a few tokens and not thirty, and digits stand alone, so that ids are copied digit by
-digit. A capitalized word or an id is never joined to the space before it: the name in an observation, in a call and in an
-answer then is the same token sequence, and copying it is copying. A held-out name is spelled with the same pieces as
-a known one.
+What differs from a stock byte-level BPE, and why: the chat format's scaffolding (a call
+up to the value) is one pre-token, so that a call costs a few tokens and not thirty, and digits stand alone, so that
+ids are copied digit by digit. A capitalized word or an id is never joined to the space before it: the name in an
+observation, in a call and in an answer then is the same token sequence, and copying it is copying. A held-out name is
+spelled with the same pieces as a known one.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from openhorizon.agent.render import Renderer, render_trajectory
 from openhorizon.agent.trajectory import read_trajectories
 from openhorizon.artifacts import replace_dir, stage_dir, write_json
@@ -45,7 +47,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
             raise ValueError(f"base.max_horizon={config.base.max_horizon}: no demonstration of {name} is that short")
     samples = [render_trajectory(renderer, DOMAINS[name], t) for name, chosen in short.items() for t in chosen]
     model = new_model(config.model, tokenizer, derive(config.seed, "base", "weights") % 2**32)
-    model.to(config.machine.device)
+    torch.nn.Module.to(model, config.machine.device)
     choose_experts(model, config.machine.experts)
     figures = fit(model, samples, config.base.tokens, config.base.optim, derive(config.seed, "base"), log)
     with replace_dir(stage_dir("base")) as folder:

@@ -54,9 +54,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     candidates["sft"] = (validate(), copy.deepcopy(model.state_dict()))
     reference = copy.deepcopy(model).requires_grad_(False)
     advantage = ADVANTAGES[recipe.advantage](recipe.process_weight)
-    figures |= reinforce(
-        policy, reference, domain, training, budget, recipe.grpo, advantage, derive(seed, "grpo"), log
-    )
+    figures |= reinforce(policy, reference, domain, training, budget, recipe.grpo, advantage, derive(seed, "grpo"), log)
     candidates["grpo"] = (validate(), copy.deepcopy(model.state_dict()))
     kept = max(candidates, key=lambda name: candidates[name][0])  # the earliest of equals
     model.load_state_dict(candidates[kept][1])

@@ -11,7 +11,7 @@ from openhorizon.config import OptimConfig
 
 
 class Optimizer:
-    """AdamW over a model's matrices with decay, over its vectors without. ``steps`` is the planned number of updates."""
+    """AdamW over a model's matrices with decay, over its vectors without; ``steps`` is how many updates are planned."""
 
     def __init__(self, model: torch.nn.Module, config: OptimConfig, steps: int) -> None:
         self.config, self.steps, self.done = config, max(steps, 1), 0
@@ -46,7 +46,7 @@ class Optimizer:
             if not torch.isfinite(loss):
                 self.adam.zero_grad(set_to_none=True)
                 raise ValueError(f"loss is {loss.item()} at update {self.done}; lower the learning rate")
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip)
         for group in self.adam.param_groups:

@@ -31,8 +31,8 @@ class Pack:
 
 
 def pack(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], row_tokens: int, gap: int, pad_id: int) -> Pack:
-    """First-fit decreasing. Each sample is (ids, loss mask); its first token never carries loss. Rows are as long as the
-    longest sample or ``row_tokens``, whichever is more, cut to what is used."""
+    """First-fit decreasing. Each sample is (ids, loss mask); its first token never carries loss. Rows are as long as
+    the longest sample or ``row_tokens``, whichever is more, cut to what is used."""
     order = sorted(range(len(samples)), key=lambda i: (-len(samples[i][0]), i))
     capacity = max(row_tokens, len(samples[order[0]][0]))
     rows: list[list[tuple[int, int]]] = []  # (sample, start)
@@ -80,8 +80,12 @@ def packed_logits(model: PreTrainedModel, packed: Pack) -> torch.Tensor:
     mask = (same_RTT & causal_TT)[:, None]
     masks = {"full_attention": mask, "conv": sample_RT >= 0} if convolution_gap(model) else mask
     hidden = model.get_decoder()(
-        input_ids=packed.ids_RT.to(device), position_ids=packed.position_RT.to(device), attention_mask=masks, use_cache=False
+        input_ids=packed.ids_RT.to(device),
+        position_ids=packed.position_RT.to(device),
+        attention_mask=masks,
+        use_cache=False,
     ).last_hidden_state
     before_RT = packed.train_RT.to(device).roll(-1, dims=1)
     before_RT[:, -1] = False
-    return model.get_output_embeddings()(hidden[before_RT])
+    logits_NV: torch.Tensor = model.get_output_embeddings()(hidden[before_RT])
+    return logits_NV

@@ -104,10 +104,14 @@ def reinforce(
             sum(t.tool_calls for t in rolled), 1
         )
         if trained:
-            figures |= _update(optimizer, model, reference, trained, advantages, config, derive(seed, "order", iteration))
+            figures |= _update(
+                optimizer, model, reference, trained, advantages, config, derive(seed, "order", iteration)
+            )
         log.tokens(sum(len(t.ids) for t in rolled))
         log.metrics(iteration, **figures)
-        log.progress(iteration + 1, config.iterations, f"grpo reward {figures['reward']:.2f}, dead {dead}/{config.prompts}")
+        log.progress(
+            iteration + 1, config.iterations, f"grpo reward {figures['reward']:.2f}, dead {dead}/{config.prompts}"
+        )
     model.eval()
     return figures
 

@@ -26,9 +26,7 @@ class Router:
             if self.teachers[domain].checkpoint.tokenizer.get_vocab() != student_vocab:
                 raise ValueError(f"distill: the teacher of {domain!r} has another vocabulary than the student")
 
-    def score(
-        self, trajectories: Sequence[Trajectory], top_k: int, invalid_V: torch.Tensor
-    ) -> list[TeacherScores]:
+    def score(self, trajectories: Sequence[Trajectory], top_k: int, invalid_V: torch.Tensor) -> list[TeacherScores]:
         """Scores in the order of ``trajectories``; samples are grouped so that each teacher runs once."""
         results: dict[int, TeacherScores] = {}
         for domain, teacher in self.teachers.items():

@@ -34,7 +34,10 @@ def score(
     results: list[TeacherScores] = []
     for chunk in chunks(trajectories, CHUNK_TOKENS):
         packed = pack(
-            [(t.ids, t.loss_mask) for t in chunk], ROW_TOKENS, convolution_gap(model), int(model.config.pad_token_id or 0)
+            [(t.ids, t.loss_mask) for t in chunk],
+            ROW_TOKENS,
+            convolution_gap(model),
+            int(model.config.pad_token_id or 0),
         )
         logprobs_NV = torch.log_softmax(packed_logits(model, packed).float(), dim=1)
         top = logprobs_NV.masked_fill(invalid_V.to(logprobs_NV.device), -torch.inf).topk(top_k, dim=1)

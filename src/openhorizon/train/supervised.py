@@ -30,7 +30,7 @@ def fit(
     log: StageLog,
     prefix: str = "",
 ) -> dict[str, float]:
-    """Train ``model`` in place for ``tokens`` tokens (epochs as needed, reshuffled each). Returns the figures of the run.
+    """Train ``model`` in place for ``tokens`` tokens (epochs as needed, each reshuffled). Returns the run's figures.
 
     Raises:
         ValueError: there is nothing to train on, or the loss is not finite.
