@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from flows.stage import Slots
 from openhorizon import pipeline, process
 
 ROOT = Path(__file__).parents[1]
@@ -140,6 +141,26 @@ def test_the_flow_leaves_the_same_lock_as_dvc_alone(finished: tuple[Path, str], 
         (root / "signs" / name).touch()
     subprocess.run([*DVC, "repro", "-q"], cwd=root, check=True, env=process.child_environment())
     assert yaml.safe_load((root / "dvc.lock").read_text()) == yaml.safe_load((finished[0] / "dvc.lock").read_text())
+
+
+def test_a_stage_that_takes_the_machine_has_nothing_beside_it() -> None:
+    slots, running, seen = Slots(2), [0], []
+
+    def hold(rank: int, alone: bool) -> None:
+        with slots.hold(rank, alone):
+            running[0] += 1
+            time.sleep(0.05)
+            seen.append((alone, running[0]))
+            running[0] -= 1
+
+    threads = [threading.Thread(target=hold, args=(rank, rank % 3 == 0)) for rank in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(seen) == 9
+    assert all(beside == 1 for alone, beside in seen if alone)
+    assert max(beside for alone, beside in seen if not alone) == 2
 
 
 SLEEPER = """

@@ -42,20 +42,24 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     if len(validation) < recipe.validation or not training:
         raise ValueError(f"generate.{target}.prompts={len(prompts)}: too few for teach.{target}.validation and GRPO")
 
-    def validate() -> float:
-        tried = rollout(domain, validation, policy, budget, config.evaluate.temperature, derive(seed, "validation"))
+    def validate(what: str) -> float:
+        def progress(done: int, total: int) -> None:
+            log.progress(done, total, f"validating {what}")
+
+        temperature = config.evaluate.temperature
+        tried = rollout(domain, validation, policy, budget, temperature, derive(seed, "validation"), progress)
         return sum(t.status is Status.SOLVED for t in tried) / len(tried)
 
     model = start.model
-    candidates = {"start": (validate(), copy.deepcopy(model.state_dict()))}
+    candidates = {"start": (validate("the start"), copy.deepcopy(model.state_dict()))}
     demonstrations = read_trajectories(stage_dir("generate", target) / "demonstrations.parquet")
     samples = [render_trajectory(start.renderer, domain, t) for t in demonstrations[: recipe.demonstrations]]
     figures = fit(model, samples, recipe.tokens, recipe.sft_optim, derive(seed, "sft"), log, prefix="sft_")
-    candidates["sft"] = (validate(), copy.deepcopy(model.state_dict()))
+    candidates["sft"] = (validate("SFT"), copy.deepcopy(model.state_dict()))
     reference = copy.deepcopy(model).requires_grad_(False)
     advantage = ADVANTAGES[recipe.advantage](recipe.process_weight)
     figures |= reinforce(policy, reference, domain, training, budget, recipe.grpo, advantage, derive(seed, "grpo"), log)
-    candidates["grpo"] = (validate(), copy.deepcopy(model.state_dict()))
+    candidates["grpo"] = (validate("GRPO"), copy.deepcopy(model.state_dict()))
     kept = max(candidates, key=lambda name: candidates[name][0])  # the earliest of equals
     model.load_state_dict(candidates[kept][1])
     with replace_dir(stage_dir("teach", target)) as folder:
