@@ -48,15 +48,17 @@ def tasks(count: int, horizon: int = 1) -> list[Task]:
     return [task for task in made if task is not None]
 
 
-def demonstrations(checkpoint: Checkpoint, count: int) -> list[Trajectory]:
+def demonstrations(checkpoint: Checkpoint, count: int, giving_up: bool = False) -> list[Trajectory]:
+    """One a task; with ``giving_up`` every other one ends with a wrong answer."""
     domain, made = CountDomain(), []
-    for task in tasks(count):
+    for i, task in enumerate(tasks(count)):
         begin = int(task.prompt.split()[-1])
+        answer = "Answer: 0" if giving_up and i % 2 else f"Answer: {begin + 1}"
         turns = (
             Turn("prompt", task.prompt),
             Turn("assistant", write_action(Call("step", {"from": begin}))),
             Turn("tool", f"now {begin + 1} done"),
-            Turn("assistant", write_action(Answer(f"Answer: {begin + 1}"))),
+            Turn("assistant", write_action(Answer(answer))),
         )
         plain = Trajectory(task, turns, str(begin + 1), Status.SOLVED, Verdict(True, 1.0, ""), "expert", 0)
         made.append(render_trajectory(checkpoint.renderer, domain, plain))
@@ -163,7 +165,7 @@ def test_a_frozen_teacher_cannot_be_trained(tiny: Callable[..., Checkpoint]) -> 
 
 def test_grpo_raises_the_reward(fresh: Callable[[int], Checkpoint]) -> None:
     start = fresh(1)
-    fit(start.model, demonstrations(start, 60), 30_000, OPTIM, 0, Log())  # type: ignore[arg-type]
+    fit(start.model, demonstrations(start, 60, giving_up=True), 30_000, OPTIM, 0, Log())  # type: ignore[arg-type]
     reference = copy.deepcopy(start.model).requires_grad_(False)
     config = GrpoConfig(
         iterations=14, prompts=8, group=8, updates=2, clip_low=0.2, clip_high=0.28, kl=0.001, entropy=0.0,
