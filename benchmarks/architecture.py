@@ -84,7 +84,7 @@ def main() -> None:
             losses.append(figures["final_loss"])
             policy = LocalPolicy(Checkpoint(model, tokenizer, renderer, name), config.machine.rollout_batch)
             for n in config.domains:
-                tried = rollout(DOMAINS[n], tasks[n], policy, config.budget[n], config.evaluate.temperature, seed)
+                tried = rollout(DOMAINS, tasks[n], policy, config.budget, config.evaluate.temperature, seed)
                 success[n].append(sum(t.status is Status.SOLVED for t in tried) / len(tried))
         row = {
             "candidate": name,

@@ -16,21 +16,20 @@ import pytest
 
 import openhorizon
 from openhorizon.agent.render import read_action, write_action
-from openhorizon.domains import instruction
+from openhorizon.domains import constraints as library
 from openhorizon.domains.base import Answer, Split, Task, Verdict, solve, split_of
+from openhorizon.domains.constraints import EXTRAS, LAYOUTS, Constraint, compose, read_sentences, sentences
 from openhorizon.domains.facts import load_facts
-from openhorizon.domains.instruction import EXTRAS, LAYOUTS, LINES, Constraint, InstructionDomain, compose
+from openhorizon.domains.instruction import ENTITIES, InstructionDomain
 
 DOMAIN = InstructionDomain()
 LIBRARY = {
-    "bullets": ["BulletListChecker"],
     "brackets": ["PlaceholderChecker"],
     "highlights": ["HighlightSectionChecker"],
     "commas": [],  # no such rule in the library
     "semicolons": ["CommaChecker"],
     "title": ["TitleChecker"],
     "keyword": ["KeywordChecker"],
-    "twice": ["KeywordFrequencyChecker", "KeywordFrequencyChecker"],
     "postscript": ["PostscriptChecker"],
     "end": ["EndChecker"],
     "quotation": ["QuotationChecker"],
@@ -60,35 +59,27 @@ def constraints_of(task: Task) -> list[Constraint]:
 def slow_values(task: Task, obey: bool) -> list[str]:
     """What the answer must give, from the prompt by string methods alone: shares no code with the domain."""
     lines = task.prompt.splitlines()
-    rules = [line.removeprefix("Rule: ").removesuffix(".") for line in lines if line.startswith("Rule: ")]
-    facts = {}
-    for line in lines:
-        if "; " in line:
-            name, group = line.split("; ")[0].split(" in ")
-            facts[name] = [group, *(fact.removeprefix(f"{name} ") for fact in line.split("; ")[1:])]
-    question = next(line for line in lines if line.startswith("Start at "))
-    here, asked = question.split(".")[0].removeprefix("Start at "), question.split("Give the ")[1].split()[0]
+    end = next(i for i, line in enumerate(lines) if line.startswith("Start at "))
+    rules: dict[str, str] = {}
+    facts: dict[str, dict[str, str]] = {}
+    for line in lines[:end]:
+        if line.startswith("Rule: in "):
+            group, _, given = line.removeprefix("Rule: in ").partition(" give ")
+            rules.setdefault(group, given)
+        else:
+            name, key, value = line.split(" ", 2)
+            facts.setdefault(name, {})[key] = value
+    here, asked = lines[end].removeprefix("Start at "), lines[end + 1].split(" ")[-1]
     values = []
     while here != "stop":
-        group, first, second, link = facts[here]
-        fields = dict([first.split(" "), second.split(" ")])
-        here = link.removeprefix("next ")
-        wanted = asked
-        for rule in rules if obey else []:
-            if rule.startswith(f"for {group}, give the "):
-                wanted = rule.split(" ")[-1]
-            if rule == f"for {group}, give no value":
-                wanted = ""
-        if not wanted:
-            continue
-        value = fields[wanted]
-        for rule in rules if obey else []:
-            if rule.startswith(f"read every {value} as "):
-                values.append(rule.split(" as ")[1])
-                break
-        else:
-            values.append(value)
-    return values
+        fact = facts[here]
+        given = rules.get(fact["in"], asked) if obey else asked
+        if given in ("capital", "currency", "language"):
+            values.append(fact[given])
+        elif given != "nothing":
+            values.append(given)
+        here = fact["next"]
+    return values[::-1]
 
 
 def test_reference_is_accepted_and_slow_reader_agrees(tasks: list[Task]) -> None:
@@ -98,8 +89,11 @@ def test_reference_is_accepted_and_slow_reader_agrees(tasks: list[Task]) -> None
         verdict = DOMAIN.verify(task, environment, answer)
         assert verdict.passed and verdict.score == 1.0, (task, answer, verdict)
         assert answer.text == task.reference
-        assert len(answer.thought.splitlines()) == task.horizon == len(task.evidence)
+        visits = [line for line in answer.thought.splitlines() if " next " in line]
+        assert len(visits) == task.horizon == len(task.evidence)
         assert task.state["values"] == slow_values(task, obey=True)
+        assert answer.thought.splitlines()[0] == f"Start at {task.evidence[0].removeprefix('entity:')}"
+        assert f"\n{answer.text} so far\n" in answer.thought
         assert read_action(write_action(answer)) == answer
 
 
@@ -126,10 +120,20 @@ def test_corrupted_values_fail(tasks: list[Task]) -> None:
             assert 0 < verdict.score < 1
         assert not judge(task, compose(values[:-1], constraints)).passed
         assert not judge(task, compose([*values, values[-1]], constraints)).passed
-        if values != values[::-1]:
+        assert len(set(values)) == len(values) >= min(task.horizon, 2)
+        if len(values) > 1:
             swapped += 1
             assert not judge(task, compose(values[::-1], constraints)).passed
     assert swapped > 700
+
+
+def test_a_rule_never_gives_the_whole_answer(tasks: list[Task]) -> None:
+    """A walk of one entity is answered with one of its facts, never with a rule's own word."""
+    for task in tasks:
+        entity = task.evidence[0].removeprefix("entity:")
+        if task.horizon == 1:
+            (value,) = task.state["values"]
+            assert re.search(rf"^{entity} \w+ {value}$", task.prompt, re.MULTILINE)
 
 
 def test_an_empty_answer_meets_nothing(tasks: list[Task]) -> None:
@@ -141,12 +145,13 @@ def test_an_empty_answer_meets_nothing(tasks: list[Task]) -> None:
 def test_saying_everything_fails(tasks: list[Task]) -> None:
     """Neither the whole document nor all its values in any layout are an answer."""
     for task in tasks:
-        everything = re.findall(r"; \w+ \w+ (\w+)(?=;)", task.prompt)
+        everything = re.findall(r"^\w+ (?:capital|currency|language) (\w+)$", task.prompt, re.MULTILINE)
+        assert len(everything) == 2 * ENTITIES
         assert not judge(task, task.prompt).passed
         assert not judge(task, compose(everything, constraints_of(task))).passed
 
 
-BROKEN_LAYOUT = {"bullets": "commas", "brackets": "commas", "highlights": "brackets", "commas": "semicolons"}
+BROKEN_LAYOUT = {"brackets": "commas", "highlights": "brackets", "commas": "semicolons"}
 
 
 def test_each_constraint_broken_in_turn_fails_and_alone(tasks: list[Task]) -> None:
@@ -166,9 +171,9 @@ def test_each_constraint_broken_in_turn_fails_and_alone(tasks: list[Task]) -> No
     assert seen == {*LAYOUTS, *EXTRAS}
 
 
-BULLETS_END = [Constraint("bullets"), Constraint("end", "that is all")]
-COMMAS_KEYWORD = [Constraint("commas"), Constraint("keyword", "verdict")]
-BRACKETS_TWICE = [Constraint("brackets"), Constraint("twice", "verdict")]
+BRACKETS_END = [Constraint("brackets"), Constraint("end", "that is all")]
+COMMAS_KEYWORD = [Constraint("commas"), Constraint("keyword", "In short")]
+COMMAS_END_QUOTATION = [Constraint("commas"), Constraint("end", "that is all"), Constraint("quotation", "marks")]
 BRACKETS_POSTSCRIPT = [Constraint("brackets"), Constraint("postscript", "checked")]
 SEMICOLONS_QUOTATION = [Constraint("semicolons"), Constraint("quotation", "marks")]
 SEMICOLONS_TITLE = [Constraint("semicolons"), Constraint("title", "report")]
@@ -178,15 +183,16 @@ HIGHLIGHTS_END = [Constraint("highlights"), Constraint("end", "that is all")]
 @pytest.mark.parametrize(
     ("constraints", "text", "missed"),
     [
-        (BULLETS_END, "* Rome\n* Oslo\n\nthat is all", set()),
-        (BULLETS_END, "* Rome\n* Oslo\nthat was all", {"end", "bullets", "nothing else"}),
-        (BULLETS_END, "- Rome\n- Oslo\nthat is all", {"bullets"}),
-        (BULLETS_END, "* Rome * Oslo\nthat is all", {"bullets"}),
-        (COMMAS_KEYWORD, "Rome,Oslo verdict", set()),
-        (COMMAS_KEYWORD, "Rome Oslo, verdict", {"commas", "value 1", "value 2", "nothing else"}),
-        (COMMAS_KEYWORD, "rome, Oslo verdict", {"value 1", "nothing else"}),
-        (BRACKETS_TWICE, "verdict: [Rome] [Oslo] verdict", set()),
-        (BRACKETS_TWICE, "verdict verdict verdict: [Rome] [Oslo]", {"twice"}),
+        (BRACKETS_END, "[Rome]\n[Oslo]\n\nthat is all", set()),
+        (BRACKETS_END, "[Rome] [Oslo] that was all", {"end", "brackets", "nothing else"}),
+        (BRACKETS_END, "(Rome) (Oslo) that is all", {"brackets", "value 1", "value 2", "nothing else"}),
+        (COMMAS_KEYWORD, "Rome,Oslo In short", set()),
+        (COMMAS_KEYWORD, "Rome Oslo, In short", {"commas", "value 1", "value 2", "nothing else"}),
+        (COMMAS_KEYWORD, "rome, Oslo In short", {"value 1", "nothing else"}),
+        (COMMAS_END_QUOTATION, '"Rome, Oslo that is all"', set()),
+        (COMMAS_END_QUOTATION, '" Rome, Oslo that is all "', set()),
+        (COMMAS_END_QUOTATION, '" that is all Rome, Oslo "', {"end"}),
+        (COMMAS_END_QUOTATION, "Rome, Oslo that is all", {"quotation"}),
         (BRACKETS_POSTSCRIPT, "[Rome] [Oslo] P.S.", {"postscript", "brackets", "nothing else"}),
         (SEMICOLONS_QUOTATION, '"Rome; Oslo', {"quotation"}),
         (SEMICOLONS_QUOTATION, '"Rome, Oslo"', {"semicolons"}),
@@ -213,8 +219,8 @@ def test_library_judges_every_constraint_it_has_a_rule_for(monkeypatch: pytest.M
             asked.append(self.name)
             return False
 
-    real = instruction._checker
-    monkeypatch.setattr(instruction, "_checker", lambda *key: Refuses(type(real(*key)).__name__))
+    real = library._checker
+    monkeypatch.setattr(library, "_checker", lambda *key: Refuses(type(real(*key)).__name__))
     for kind, classes in LIBRARY.items():
         words = EXTRAS[kind][1][0] if kind in EXTRAS else ""
         state = {"values": ["Rome", "Oslo"], "constraints": [[kind, words]]}
@@ -226,8 +232,15 @@ def test_library_judges_every_constraint_it_has_a_rule_for(monkeypatch: pytest.M
     assert set(LIBRARY) == {*LAYOUTS, *EXTRAS}
 
 
+def test_sentences_are_read_back(tasks: list[Task]) -> None:
+    for task in tasks:
+        asked = sentences(constraints_of(task))
+        assert task.prompt.endswith("\n".join(asked))
+        assert read_sentences(asked) == constraints_of(task)
+
+
 def test_library_leaves_the_global_random_state_alone() -> None:
-    instruction._checker.cache_clear()
+    library._checker.cache_clear()
     random.seed(7)
     before = random.getstate()
     for number in range(50):
@@ -241,40 +254,39 @@ def test_missing_library_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> N
     missing = "if_verifiable"
     monkeypatch.delitem(sys.modules, missing, raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
-    instruction._instructions.cache_clear()
+    library._instructions.cache_clear()
     with pytest.raises(
         ModuleNotFoundError, match=r"^package 'if_verifiable' is not installed; run: pip install .*==0.1.2$"
     ):
-        instruction._instructions()
+        library._instructions()
 
 
 def test_prompt_length_and_document_do_not_depend_on_the_horizon() -> None:
     words = {}
-    for horizon in range(1, LINES):
+    for horizon in range(1, ENTITIES):
         prompts = []
         for seed in range(250):
             task = DOMAIN.propose(random.Random(f"{horizon}/{seed}"), "train", horizon, seed)
             assert task is not None
             prompts.append(task.prompt)
-            lines = [line for line in task.prompt.splitlines() if "; " in line]
-            assert len(lines) == LINES and sum(line.endswith("next stop") for line in lines) == 1
+            links = re.findall(r"^\w+ next (\w+)$", task.prompt, re.MULTILINE)
+            assert len(links) == ENTITIES and links.count("stop") == 1
         words[horizon] = [len(prompt.split()) for prompt in prompts]
         assert max(words[horizon]) <= 140
     means = [mean(counts) for counts in words.values()]
-    assert max(means) / min(means) < 1.02, means
+    assert max(means) / min(means) < 1.03, means
 
 
 def test_documents_say_what_the_corpus_says(tasks: list[Task]) -> None:
     facts = load_facts()
     for task in tasks[:200]:
-        lines = re.findall(r"^(\w+) in ([^;\n]+); \w+ (\w+) (\w+); \w+ (\w+) (\w+);", task.prompt, re.MULTILINE)
-        assert len(lines) == LINES
-        for name, group, *pairs in lines:
+        found = re.findall(r"^(\w+) in ([\w ]+)\n\1 (\w+) (\w+)\n\1 (\w+) (\w+)$", task.prompt, re.MULTILINE)
+        assert len(found) == ENTITIES
+        for name, group, *pairs in found:
             page = facts[name]
-            rows = {title.lower() for title in page.links.get("row", ())}
-            assert group in rows or group in facts[page.links["region"][0]].links["continent"]
+            assert group in facts[page.links["region"][0]].links["continent"]
             for field, value in zip(pairs[::2], pairs[1::2], strict=True):
-                known = {str(page.attributes.get(field)), *page.links.get(field, ())}
+                known = page.links[field]
                 assert any(value == title or title.startswith(f"{value} ") for title in known), (name, field, value)
 
 
@@ -282,7 +294,7 @@ def test_walked_pairs_belong_to_the_split(tasks: list[Task]) -> None:
     for task in tasks:
         ((start, final),) = task.entity_pairs
         assert split_of((start, final)) == task.split
-        assert task.evidence[0] == f"line:{start}" and task.evidence[-1] == f"line:{final}"
+        assert task.evidence[0] == f"entity:{start}" and task.evidence[-1] == f"entity:{final}"
 
 
 def test_a_noisy_expert_corrects_most_slips_and_fails_seldom(tasks: list[Task]) -> None:
@@ -295,18 +307,17 @@ def test_a_noisy_expert_corrects_most_slips_and_fails_seldom(tasks: list[Task]) 
         if ok:
             lines = answer.thought.splitlines()
             corrections = [i for i, line in enumerate(lines) if line.startswith("wait: ")]
-            assert len(lines) == task.horizon + len(corrections)
             waits += len(corrections)
             for i in corrections:
-                assert lines[i - 1].split(" in ")[0] == lines[i].removeprefix("wait: ").split(" in ")[0]
-                assert lines[i - 1] != lines[i].removeprefix("wait: ")
+                wrong, right = lines[i - 1].split(" "), lines[i].removeprefix("wait: ").split(" ")
+                assert wrong[0] == right[0] and wrong[1:] != right[1:]
     assert 750 < passed < 950
     assert waits > 500
 
 
 def test_horizons_out_of_range_are_refused() -> None:
-    for horizon in (0, LINES):
-        with pytest.raises(ValueError, match=f"horizon {horizon} is not between 1 and {LINES - 1}"):
+    for horizon in (0, ENTITIES):
+        with pytest.raises(ValueError, match=f"horizon {horizon} is not between 1 and {ENTITIES - 1}"):
             DOMAIN.propose(random.Random(0), "train", horizon, 0)
 
 

@@ -28,8 +28,6 @@ class ScriptedPolicy:
         self,
         conversations: Sequence[Conversation],
         temperature: float,
-        turn_tokens: int,
-        context_tokens: int,
         progress: Any,
     ) -> None:
         for talk in conversations:
@@ -59,7 +57,7 @@ def task(domain: CountDomain, horizon: int, begin: int = 40) -> Task:
 def run(
     tokenizer: PreTrainedTokenizerFast, decide: Callable[[str, list[str]], str | None], tasks: list[Task]
 ) -> list[Trajectory]:
-    return rollout(CountDomain(), tasks, ScriptedPolicy(tokenizer, decide), BUDGET, 1.0, 0)
+    return rollout({"count": CountDomain()}, tasks, ScriptedPolicy(tokenizer, decide), {"count": BUDGET}, 1.0, 0)
 
 
 def test_solved_failed_truncated(tokenizer: PreTrainedTokenizerFast, count_domain: CountDomain) -> None:

@@ -137,7 +137,7 @@ def test_notes_show_in_order_only() -> None:
 
     assert note(second) == "off trail"
     assert note(first) == task.state["notes"][0]
-    assert note(third) == "off trail"
+    assert note(third) == f"off trail, back to {first}"
     assert note(second) == task.state["notes"][1]
     assert note(first) == task.state["notes"][0], "re-reading an earlier stop shows its note again"
     assert note(third.lower()) == task.state["notes"][2], "and loses no progress"
@@ -169,6 +169,28 @@ def test_noisy_expert_goes_astray_and_mostly_recovers() -> None:
         missed += any(step.observation.error for step in environment.steps)
     assert 0.85 * len(batch) < passed < len(batch)
     assert longer > len(batch) / 2 and missed > len(batch) / 10
+
+
+def test_thoughts_look_up_what_the_call_needs() -> None:
+    """A thought repeats the note's verb and names the page; a wrong page is left as its note says."""
+    returns = 0
+    for i, task in enumerate(make_tasks(8, 60)):
+        environment, _ = solve(DOMAIN, task, random.Random(i), 0.2, 40)
+        note = ""
+        for step in environment.steps:
+            call = step.call
+            if call.name == "search":
+                assert call.thought.startswith("find ")
+            elif not step.observation.error:
+                assert call.thought.endswith(f" {call.arguments['title']}")
+            if note.startswith("follow"):
+                assert call.thought.startswith("follow ")
+            elif note.startswith("off trail, "):
+                returns += 1
+                assert call.thought == note.removeprefix("off trail, ")
+            _, shown, last = step.observation.text.rpartition(" note: ")
+            note = last if shown else note if step.observation.error else ""
+    assert returns > 20
 
 
 def test_a_pair_belongs_to_one_split(tasks: list[Task]) -> None:

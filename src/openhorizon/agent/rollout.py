@@ -11,7 +11,7 @@ TRUNCATED: kept as a valid prefix. One whose environment broke is ABORTED, tried
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from openhorizon.agent.render import Renderer, read_action
@@ -28,6 +28,8 @@ class Conversation(Protocol):
 
     seed: int  # decides every random choice of this conversation, whatever else is in the batch
     prompt_ids: list[int]
+    turn_tokens: int  # budget of one generated turn
+    context_tokens: int  # budget of everything, from the prompt on
 
     def reply(self, ids: Sequence[int], logprobs: Sequence[float], complete: bool) -> list[int] | None:
         """Take a generated turn; ``complete`` is False where a budget ran out (``ids`` may be empty then: what the last
@@ -45,8 +47,6 @@ class Policy(Protocol):
         self,
         conversations: Sequence[Conversation],
         temperature: float,
-        turn_tokens: int,
-        context_tokens: int,
         progress: Callable[[int, int], None],
     ) -> None:
         """Continue every conversation until its ``reply`` returns None. Temperature 0 is greedy. ``progress`` is told
@@ -58,6 +58,7 @@ class Episode:
 
     def __init__(self, domain: Domain, task: Task, renderer: Renderer, budget: BudgetConfig, policy: str, seed: int):
         self.domain, self.task, self.renderer, self.policy, self.seed = domain, task, renderer, policy, seed
+        self.turn_tokens, self.context_tokens = budget.turn_tokens, budget.context_tokens
         self.max_calls = allowed_calls(budget, task.horizon) if domain.tools else 0
         self.environment = domain.start(task)
         self.prompt_ids = renderer.prompt(domain.system, domain.tools, task.prompt)
@@ -107,15 +108,18 @@ def allowed_calls(budget: BudgetConfig, horizon: int) -> int:
 
 
 def rollout(
-    domain: Domain,
+    domains: Mapping[str, Domain],
     tasks: Sequence[Task],
     policy: Policy,
-    budget: BudgetConfig,
+    budgets: Mapping[str, BudgetConfig],
     temperature: float,
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Trajectory]:
     """One trajectory a task, in the order of ``tasks``; the same task twice gives two independent samples.
+
+    Tasks of several domains are rolled out together, since a step of the policy costs much the same for few
+    conversations as for many; each meets the environment and the budget of its own domain.
 
     ABORTED episodes are tried again, ABORT_TRIES times in all, each with a seed of its own; what still fails comes
     back as ABORTED, for the caller to count.
@@ -126,19 +130,19 @@ def rollout(
     finished: dict[int, Trajectory] = {}
     waiting = list(range(len(tasks)))
     for attempt in range(ABORT_TRIES):
-        episodes = {
-            i: Episode(domain, tasks[i], policy.renderer, budget, policy.name, derive(seed, tasks[i].id, i, attempt))
-            for i in waiting
-        }
-        for episode in episodes.values():
-            if len(episode.prompt_ids) >= budget.context_tokens:
+        episodes: dict[int, Episode] = {}
+        for i in waiting:
+            task, budget = tasks[i], budgets[tasks[i].domain]
+            own = derive(seed, task.id, i, attempt)
+            episodes[i] = Episode(domains[task.domain], task, policy.renderer, budget, policy.name, own)
+            if len(episodes[i].prompt_ids) >= budget.context_tokens:
                 raise ValueError(
-                    f"budget.{domain.name}.context_tokens={budget.context_tokens}: the prompt of task "
-                    f"{episode.task.id} alone has {len(episode.prompt_ids)} tokens"
+                    f"budget.{task.domain}.context_tokens={budget.context_tokens}: the prompt of task "
+                    f"{task.id} alone has {len(episodes[i].prompt_ids)} tokens"
                 )
         # Long ones together: a batch ends with its longest episode.
         order = sorted(episodes, key=lambda i: (-tasks[i].horizon, i))
-        policy.converse([episodes[i] for i in order], temperature, budget.turn_tokens, budget.context_tokens, progress)
+        policy.converse([episodes[i] for i in order], temperature, progress)
         finished.update((i, episode.trajectory()) for i, episode in episodes.items())
         waiting = [i for i in waiting if finished[i].status is Status.ABORTED]
         if not waiting:

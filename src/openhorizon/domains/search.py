@@ -6,12 +6,16 @@ Every page of the trail carries a margin note, shown when the trail has come tha
 
     note: follow border 2                                      read the page that this one links so: one call
     note: find country with currency Euro and language Slovak  search for it, then read it: two calls
-    note: off trail                                            not the next stop, nor one passed before
+    note: off trail, back to Euro                              not a stop passed nor the next: the last stop is named
     note: end                                                  this page is the answer
 
 What differs from the paper: its questions spell the whole chain out. Here the notes do, so that the question is equally
 long at every horizon and the next step is learned from an observation. The horizon is exact: a start that is named
 costs one call, a masked start two, and a "find" never asks for a page that the trail's pages have linked to so far.
+
+The expert's thoughts repeat the note and look up what it names (``follow border 2 Brazil``), so that every token of a
+thought or call stands near the tokens that decide it: a small model can learn the step by copying, and does not have to
+find a fact and write its call in one go.
 
 Search is lexical: pages are ranked by the summed rarity of the query's words that they hold, words of the title
 counting more; words that more than ``COMMON`` of all pages hold are ignored. It can rank a distractor first: the
@@ -54,7 +58,7 @@ MASKED = 0.5  # chance that a start is masked
 FIND = 0.3  # chance that a hop is searched instead of followed
 WALKS = 8  # tried for one proposal
 LOST = 0.03  # chance that a noisy expert takes a wrong page for the last one
-OFF_TRAIL = "off trail"
+OFF_TRAIL, BACK = "off trail", "back to"
 
 Constraint = tuple[str, str]  # relation or attribute, value
 
@@ -154,7 +158,10 @@ class SearchEnvironment(Environment):
         if self.reached < len(self.stops) and title == self.stops[self.reached]:
             self.reached += 1
         passed = self.stops[: self.reached]
-        note = self.notes[passed.index(title)] if title in passed else OFF_TRAIL
+        if title in passed:
+            note = self.notes[passed.index(title)]
+        else:
+            note = f"{OFF_TRAIL}, {BACK} {passed[-1]}" if passed else OFF_TRAIL
         return Observation(f"{self.corpus.texts[title]} note: {note}", evidence=(title,))
 
 
@@ -338,60 +345,66 @@ def _expert(prompt: str, rng: random.Random, noise: float) -> Expert:
     """Reads the note of the page it stands on and does what it says, over and over.
 
     A step goes astray with chance ``noise`` (again and again with the same chance): a query that lost a word, a title
-    that does not exist, or a wrong page, after which it goes back to its last page half of the time.
+    that does not exist, or a wrong page, from which it goes back to its last page and reads the note again.
     """
     start = _START.search(prompt)
     assert start, f"not a search prompt: {prompt}"
-    here, facts = "", dict[str, str]()
-    note = f"find {start['mask']}" if start["mask"] else ""
+    here, passed, facts = "", set[str](), dict[str, str]()  # facts: slot → title, of the page it stands on
+    note = f"find {start['mask']}" if start["mask"] else f"start at page {start['title']}"
     while note != "end":
         verb, _, rest = note.partition(" ")
-        others = list(facts.values())
         if verb == "find":
-            found = yield from _look_up(rest, rng, noise)
-            target, *others = found
+            kind, found = yield from _look_up(rest, rng, noise)
+            thoughts = {title: f"found {kind} {title}" for kind, title in found}
+            target = next(title for of_kind, title in found if of_kind == kind)
+        elif verb == "follow":
+            thoughts = {title: f"follow {slot} {title}" for slot, title in facts.items()}
+            target = facts[rest]
         else:
-            target = facts[rest] if verb == "follow" else start["title"]
-        lost = yield from _stray(here, [t for t in others if t not in (target, here)], target, rng, noise)
-        if lost:
-            yield Answer(f"Answer: {lost}")
-            return
+            target = start["title"]
+            thoughts = {target: note}
+        others = [title for title in thoughts if title != target and title not in passed]
+        wrong = yield from _slip(target, thoughts[target], others, rng, noise)
+        if wrong:
+            yield Call("read_page", {"title": wrong}, thoughts[wrong])
+            if rng.random() < LOST:
+                yield Answer(f"Answer: {wrong}")
+                return
+            if not here:
+                continue
+            target, thoughts = here, {here: f"{BACK} {here}"}
         here = target
-        text, _, note = (yield Call("read_page", {"title": here})).text.rpartition(" note: ")
+        passed.add(here)
+        text, _, note = (yield Call("read_page", {"title": here}, thoughts[here])).text.rpartition(" note: ")
         facts = _read_facts(text)
     yield Answer(f"Answer: {here}")
 
 
-def _look_up(description: str, rng: random.Random, noise: float) -> Generator[Call, Observation, list[str]]:
-    """Search until the right query was asked: the first result of the sought kind, then the other results."""
+def _look_up(
+    description: str, rng: random.Random, noise: float
+) -> Generator[Call, Observation, tuple[str, list[tuple[str, str]]]]:
+    """Search until the right query was asked: the sought kind, and kind and title of every result."""
     match = _FIND.fullmatch(description)
     assert match, f"not a description: {description}"
-    query = match["query"]
+    query, thought = match["query"], f"find {match['kind']}"
     while rng.random() < noise:
         words = query.split()
         del words[rng.randrange(len(words))]
-        yield Call("search", {"query": " ".join(words)})
-    observation = yield Call("search", {"query": query})
+        yield Call("search", {"query": " ".join(words)}, thought)
+    observation = yield Call("search", {"query": query}, thought)
     results = [result.partition(" ") for result in observation.text.removesuffix(".").split(". ")]
-    right = next(title for kind, _, title in results if kind == match["kind"])
-    return [right, *(title for _, _, title in results if title != right)]
+    return match["kind"], [(kind, title) for kind, _, title in results]
 
 
-def _stray(
-    here: str, others: list[str], target: str, rng: random.Random, noise: float
+def _slip(
+    target: str, thought: str, others: list[str], rng: random.Random, noise: float
 ) -> Generator[Call, Observation, str]:
-    """Detours before ``target`` is read. Returns the wrong page that it takes for the last one, mostly none."""
+    """Misspelled titles; returns the wrong page that it reads instead of ``target``, mostly none."""
     while rng.random() < noise:
-        if not others or rng.random() < 0.3:
-            i = rng.randrange(len(target))
-            yield Call("read_page", {"title": target[:i] + target[i] + target[i:]})
-            continue
-        wrong = rng.choice(others)
-        yield Call("read_page", {"title": wrong})
-        if rng.random() < LOST:
-            return wrong
-        if here and rng.random() < 0.5:
-            yield Call("read_page", {"title": here})
+        if others and rng.random() < 0.7:
+            return rng.choice(others)
+        i = rng.choice([i for i, character in enumerate(target) if character.isalnum()])
+        yield Call("read_page", {"title": target[:i] + target[i] + target[i:]}, thought)
     return ""
 
 

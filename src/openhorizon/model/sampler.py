@@ -87,28 +87,19 @@ class LocalPolicy:
         self,
         conversations: Sequence[Conversation],
         temperature: float,
-        turn_tokens: int,
-        context_tokens: int,
         progress: Callable[[int, int], None],
     ) -> None:
         done = 0
         for start in range(0, len(conversations), self.batch):
             rows = [
-                _Row(c, np.random.Generator(np.random.Philox(c.seed)).random(context_tokens))
+                _Row(c, np.random.Generator(np.random.Philox(c.seed)).random(c.context_tokens))
                 for c in conversations[start : start + self.batch]
             ]
             report = functools.partial(_report, progress, done, len(conversations))
-            self._run(rows, temperature, turn_tokens, context_tokens, report)
+            self._run(rows, temperature, report)
             done += len(rows)
 
-    def _run(
-        self,
-        rows: list[_Row],
-        temperature: float,
-        turn_tokens: int,
-        context_tokens: int,
-        progress: Callable[[int], None],
-    ) -> None:
+    def _run(self, rows: list[_Row], temperature: float, progress: Callable[[int], None]) -> None:
         model = self.checkpoint.model
         device = next(model.parameters()).device
         never = self.never.to(device)
@@ -132,16 +123,16 @@ class LocalPolicy:
                 uniform = torch.tensor([live[i].uniform[position - 1] for i in writing], device=device)
                 ids, logprobs = _sample(logits_BV[writing].masked_fill(never, -torch.inf), temperature, uniform)
                 for i, token, logprob in zip(writing, ids.tolist(), logprobs.tolist(), strict=True):
-                    row = live[i]
+                    row, talk = live[i], live[i].conversation
                     row.written.append(token)
                     row.logprobs.append(logprob)
                     ended = token == self.renderer.end_id
                     # One place is kept for the end of turn that the next position would have to hold.
-                    if ended or len(row.written) >= turn_tokens or position + 1 >= context_tokens:
-                        fed = row.conversation.reply(row.written, row.logprobs, ended)
-                        fits = fed is not None and position + 1 + len(fed) + 1 < context_tokens
+                    if ended or len(row.written) >= talk.turn_tokens or position + 1 >= talk.context_tokens:
+                        fed = talk.reply(row.written, row.logprobs, ended)
+                        fits = fed is not None and position + 1 + len(fed) + 1 < talk.context_tokens
                         if fed is not None and not fits:
-                            row.conversation.reply([], [], False)
+                            talk.reply([], [], False)
                         if not fits:
                             row.over, row.pending = True, []
                             over += 1

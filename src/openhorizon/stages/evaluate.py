@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from openhorizon.agent.rollout import rollout
-from openhorizon.agent.trajectory import Trajectory, read_tasks, write_trajectories
+from openhorizon.agent.trajectory import read_tasks, write_trajectories
 from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_json
 from openhorizon.bench.base import record_of, write_records
 from openhorizon.bench.heldout import episodes, rows
@@ -30,21 +30,16 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     checkpoint, own = checkpoint_dir(model), model.partition("@")[2]
     if own and own not in config.domains:
         raise ValueError(f"evaluate: unknown domain {own!r}; known are {', '.join(config.domains)}")
-    tasks = {name: _tasks(name, config.evaluate.tasks) for name in ((own,) if own else config.domains)}
+    wanted = [task for name in ((own,) if own else config.domains) for task in _tasks(name, config.evaluate.tasks)]
     policy = load_policy(checkpoint, config.machine)
-    everything, finished = sum(map(len, tasks.values())), list[Trajectory]()
-    for name, wanted in tasks.items():
-        before = len(finished)
 
-        def progress(done: int, total: int, name: str = name, before: int = before) -> None:
-            again = len(tasks[name]) - total  # a retry of aborted episodes has the others behind it
-            log.progress(before + again + done, everything, name)
+    def progress(done: int, total: int) -> None:
+        again = len(wanted) - total  # a retry of aborted episodes has the others behind it
+        log.progress(again + done, len(wanted))
 
-        seed = derive(config.seed, "evaluate", name)
-        budget, temperature = config.budget[name], config.evaluate.temperature
-        rolled = rollout(DOMAINS[name], wanted, policy, budget, temperature, seed, progress)
-        log.tokens(sum(len(trajectory.ids) for trajectory in rolled))
-        finished += rolled
+    temperature, seed = config.evaluate.temperature, derive(config.seed, "evaluate")
+    finished = rollout(DOMAINS, wanted, policy, config.budget, temperature, seed, progress)
+    log.tokens(sum(len(trajectory.ids) for trajectory in finished))
     records = [record_of(trajectory, model, config.seed) for trajectory in finished]
     table = rows(records, config.domains)
     with replace_dir(stage_dir("evaluate", model)) as folder:

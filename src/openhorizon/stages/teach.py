@@ -47,7 +47,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
             log.progress(done, total, f"validating {what}")
 
         temperature = config.evaluate.temperature
-        tried = rollout(domain, validation, policy, budget, temperature, derive(seed, "validation"), progress)
+        tried = rollout(DOMAINS, validation, policy, config.budget, temperature, derive(seed, "validation"), progress)
         return sum(t.status is Status.SOLVED for t in tried) / len(tried)
 
     model = start.model

@@ -52,15 +52,12 @@ def distil(
     figures: dict[str, float] = {}
     for iteration in range(config.iterations):
         model.eval()
-        trajectories: list[Trajectory] = []
+        tasks = [next(streams[name]) for name in domains for _ in range(config.prompts)]
+        rolled = rollout(domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration))
         figures = {}
-        for name, domain in domains.items():
-            tasks = [next(streams[name]) for _ in range(config.prompts)]
-            rolled = rollout(
-                domain, tasks, policy, budgets[name], config.temperature, derive(seed, "rollout", name, iteration)
-            )
-            figures |= rollout_figures(name, rolled)
-            trajectories += [t for t in rolled if t.status is not Status.ABORTED]
+        for name in domains:
+            figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
+        trajectories = [t for t in rolled if t.status is not Status.ABORTED]
         scores = router.score(trajectories, config.top_k, policy.never)
         model.train()
         totals: dict[str, list[float]] = {}

@@ -18,7 +18,7 @@ from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
 from openhorizon.train.distillation import minibatches, prompt_stream, rollout_figures
 from openhorizon.train.optim import Optimizer
-from openhorizon.train.packing import convolution_gap, pack, packed_logits
+from openhorizon.train.packing import Pack, convolution_gap, pack, packed_logits
 from openhorizon.train.scores import chunks
 
 if TYPE_CHECKING:
@@ -78,10 +78,10 @@ def reinforce(
         model.eval()
         tasks = [next(stream) for _ in range(config.prompts)]
         rolled = rollout(
-            domain,
+            {domain.name: domain},
             [task for task in tasks for _ in range(config.group)],
             policy,
-            budget,
+            {domain.name: budget},
             config.temperature,
             derive(seed, "rollout", iteration),
         )
@@ -104,9 +104,8 @@ def reinforce(
             sum(t.tool_calls for t in rolled), 1
         )
         if trained:
-            figures |= _update(
-                optimizer, model, reference, trained, advantages, config, derive(seed, "order", iteration)
-            )
+            order = derive(seed, "order", iteration)
+            figures |= _update(optimizer, model, reference, policy.never, trained, advantages, config, order)
         log.tokens(sum(len(t.ids) for t in rolled))
         log.metrics(iteration, **figures)
         log.progress(
@@ -120,12 +119,19 @@ def _update(
     optimizer: Optimizer,
     model: PreTrainedModel,
     reference: PreTrainedModel,
+    never_V: torch.Tensor,
     trajectories: Sequence[Trajectory],
     advantages: Sequence[float],
     config: GrpoConfig,
     seed: int,
 ) -> dict[str, float]:
     gap, pad = convolution_gap(model), int(model.config.pad_token_id or 0)
+    never_V = never_V.to(model.device)
+
+    def as_sampled(trained: PreTrainedModel, packed: Pack) -> torch.Tensor:
+        """Logits of the distribution that the rollout drew from: at its temperature, over the ids it may hold."""
+        return packed_logits(trained, packed).float().masked_fill(never_V, -torch.inf) / config.temperature
+
     model.train()
     totals: dict[str, list[float]] = {}
     for batch in minibatches(trajectories, config.updates, seed):
@@ -142,10 +148,10 @@ def _update(
             old_N = torch.cat([_trained_logprobs(part[i]) for i in order]).to(model.device)
             advantage_S = torch.tensor([advantages[i] for i in indices])
             with torch.no_grad():
-                reference_NV = torch.log_softmax(packed_logits(reference, packed).float() / config.temperature, dim=1)
+                reference_NV = torch.log_softmax(as_sampled(reference, packed), dim=1)
                 reference_N = reference_NV.gather(1, targets_N[:, None])[:, 0]
             loss_N, health = grpo(
-                packed_logits(model, packed) / config.temperature,
+                as_sampled(model, packed),
                 targets_N,
                 old_N,
                 reference_N,
