@@ -15,7 +15,7 @@ EPSILON = 1e-6
 
 def group_advantages(rewards_G: torch.Tensor) -> torch.Tensor:
     """Advantages of one group of G rewards; all zero where the rewards are equal (a dead group)."""
-    if (rewards_G == rewards_G[0]).all():  # the mean of equal numbers is off by a rounding error, which ε would let grow
+    if (rewards_G == rewards_G[0]).all():  # their mean is off by a rounding error, which dividing by ε would show
         return torch.zeros_like(rewards_G)
     centred_G = rewards_G - rewards_G.mean()
     return centred_G / (centred_G.square().mean().sqrt() + EPSILON)
