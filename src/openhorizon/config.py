@@ -63,7 +63,9 @@ class OptimConfig:
     warmup: float  # fraction of steps
     weight_decay: float
     grad_clip: float
-    batch_tokens: int  # tokens an update, packed
+    batch_tokens: (
+        int  # packed tokens of an update (SFT) or of a micro-batch (GRPO); distillation takes a minibatch whole
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
 
 ROW_TOKENS = 512
-CHUNK_TOKENS = 32768
 
 Advantage = Callable[[Sequence[Trajectory]], torch.Tensor]
 
@@ -134,10 +133,12 @@ def _update(
 
     model.train()
     totals: dict[str, list[float]] = {}
-    for batch in minibatches(trajectories, config.updates, seed):
-        parts = chunks([trajectories[i] for i in batch], CHUNK_TOKENS)
+
+    def losses(batch: Sequence[int]) -> Iterator[torch.Tensor]:
+        """Of one micro-batch at a time: a graph is freed before the next is built."""
+        parts = chunks([trajectories[i] for i in batch], config.optim.batch_tokens)
         trainable = sum(sum(trajectories[i].loss_mask) for i in batch)
-        losses, start = [], 0
+        start = 0
         for part in parts:
             indices = batch[start : start + len(part)]
             start += len(part)
@@ -161,10 +162,12 @@ def _update(
                 config.kl,
                 config.entropy,
             )
-            losses.append(token_mean(loss_N) * (len(loss_N) / trainable))
             for name, values in health.items():
                 totals.setdefault(name, []).append(values.mean().item())
-        for name, value in optimizer.step(losses).items():
+            yield token_mean(loss_N) * (len(loss_N) / trainable)
+
+    for batch in minibatches(trajectories, config.updates, seed):
+        for name, value in optimizer.step(losses(batch)).items():
             totals.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in totals.items()}
 
