@@ -63,9 +63,7 @@ class OptimConfig:
     warmup: float  # fraction of steps
     weight_decay: float
     grad_clip: float
-    batch_tokens: (
-        int  # packed tokens of an update (SFT) or of a micro-batch (GRPO); distillation takes a minibatch whole
-    )
+    batch_tokens: int  # packed: of an update (SFT) or micro-batch (GRPO); distillation takes a minibatch whole
 
 
 @dataclass(frozen=True)
