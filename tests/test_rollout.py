@@ -70,6 +70,15 @@ def test_solved_failed_truncated(tokenizer: PreTrainedTokenizerFast, count_domai
     assert looping.status is Status.TRUNCATED and looping.tool_calls == 7  # ceil(1.5 * 3) + 2
 
 
+def test_a_seed_depends_on_the_task_and_its_samples_alone(
+    tokenizer: PreTrainedTokenizerFast, count_domain: CountDomain
+) -> None:
+    a, b = task(count_domain, 2, 40), task(count_domain, 3, 41)
+    together, alone = run(tokenizer, count_up, [a, b, a]), run(tokenizer, count_up, [b])
+    assert together[1].seed == alone[0].seed
+    assert len({t.seed for t in together}) == 3
+
+
 def test_a_broken_environment_is_retried_and_then_aborted(
     tokenizer: PreTrainedTokenizerFast, count_domain: CountDomain
 ) -> None:

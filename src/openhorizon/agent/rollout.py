@@ -11,6 +11,7 @@ TRUNCATED: kept as a valid prefix. One whose environment broke is ABORTED, tried
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -116,7 +117,8 @@ def rollout(
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Trajectory]:
-    """One trajectory a task, in the order of ``tasks``; the same task twice gives two independent samples.
+    """One trajectory a task, in the order of ``tasks``; the same task twice gives two independent samples. An episode's
+    seed depends on its task and on how often that came before, not on what else is rolled out.
 
     Tasks of several domains are rolled out together, since a step of the policy costs much the same for few
     conversations as for many; each meets the environment and the budget of its own domain.
@@ -129,11 +131,15 @@ def rollout(
     """
     finished: dict[int, Trajectory] = {}
     waiting = list(range(len(tasks)))
+    nth, seen = list[int](), Counter[str]()
+    for task in tasks:
+        nth.append(seen[task.id])
+        seen[task.id] += 1
     for attempt in range(ABORT_TRIES):
         episodes: dict[int, Episode] = {}
         for i in waiting:
             task, budget = tasks[i], budgets[tasks[i].domain]
-            own = derive(seed, task.id, i, attempt)
+            own = derive(seed, task.id, nth[i], attempt)
             episodes[i] = Episode(domains[task.domain], task, policy.renderer, budget, policy.name, own)
             if len(episodes[i].prompt_ids) >= budget.context_tokens:
                 raise ValueError(
