@@ -56,14 +56,14 @@ def main() -> None:
             text
             for n, found in demonstrations.items()
             for t in found[: config.base.tokenizer_trajectories]
-            for text in (DOMAINS[n].system, *(turn.text for turn in t.turns))
+            for text in (DOMAINS[t.task.world].system, *(turn.text for turn in t.turns))
         ),
         config.model.vocab_size,
         config.model.max_tokens,
     )
     renderer = Renderer(tokenizer)
     samples = [
-        render_trajectory(renderer, DOMAINS[n], t)
+        render_trajectory(renderer, DOMAINS, t)
         for n, found in demonstrations.items()
         for t in [t for t in found if t.task.horizon <= limit][: config.base.demonstrations]
     ]

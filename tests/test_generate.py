@@ -25,6 +25,7 @@ from openhorizon.stages import generate
 
 REPO = Path(__file__).parents[1]
 SMALL = GenerateConfig(
+    worlds=("notes",),
     demonstrations=30,
     prompts=12,
     heldout=12,

@@ -16,11 +16,11 @@ import pytest
 
 import openhorizon
 from openhorizon.agent.render import read_action, write_action
-from openhorizon.domains import constraints as library
 from openhorizon.domains.base import Answer, Split, Task, Verdict, solve, split_of
-from openhorizon.domains.constraints import EXTRAS, LAYOUTS, Constraint, compose, read_sentences, sentences
-from openhorizon.domains.facts import load_facts
-from openhorizon.domains.instruction import ENTITIES, InstructionDomain
+from openhorizon.domains.corpora.facts import load_facts
+from openhorizon.domains.instruction import constraints as library
+from openhorizon.domains.instruction.constraints import EXTRAS, LAYOUTS, Constraint, compose, read_sentences, sentences
+from openhorizon.domains.instruction.walks import ENTITIES, InstructionDomain
 
 DOMAIN = InstructionDomain()
 LIBRARY = {
@@ -331,7 +331,7 @@ def test_a_tool_call_is_answered_with_an_error(tasks: list[Task]) -> None:
 DIGEST = """
 import hashlib, random
 from openhorizon.domains.base import solve
-from openhorizon.domains.instruction import InstructionDomain
+from openhorizon.domains.instruction.walks import InstructionDomain
 domain, digest = InstructionDomain(), hashlib.sha256()
 for i in range(200):
     task = domain.propose(random.Random(i), "train", i % 4 + 1, i)

@@ -127,7 +127,7 @@ def test_a_demonstration_renders_to_the_ids_of_its_episode(
     write_trajectories(tmp_path / "t.parquet", [bare, result])
     read = read_trajectories(tmp_path / "t.parquet")
     assert read == [bare, result]
-    assert render_trajectory(Renderer(tokenizer), count_domain, read[0]).ids == result.ids
+    assert render_trajectory(Renderer(tokenizer), {"count": count_domain}, read[0]).ids == result.ids
     whole = tokenizer.apply_chat_template(
         [{"role": "system", "content": count_domain.system}, {"role": "user", "content": result.task.prompt}]
         + [{"role": t.role, "content": t.text} for t in result.turns[1:]],

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from openhorizon.domains import facts
 from openhorizon.domains.base import Answer, Call, Split, Task, solve, split_of
-from openhorizon.domains.search import MIN_LINKS, Corpus, SearchDomain, _corpus, _read_facts, _slots
+from openhorizon.domains.corpora import facts
+from openhorizon.domains.search.trails import MIN_LINKS, Corpus, SearchDomain, _corpus, _read_facts, _slots
 
 DOMAIN = SearchDomain()
 

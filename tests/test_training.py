@@ -61,7 +61,7 @@ def demonstrations(checkpoint: Checkpoint, count: int, giving_up: bool = False) 
             Turn("assistant", write_action(Answer(answer))),
         )
         plain = Trajectory(task, turns, str(begin + 1), Status.SOLVED, Verdict(True, 1.0, ""), "expert", 0)
-        made.append(render_trajectory(checkpoint.renderer, domain, plain))
+        made.append(render_trajectory(checkpoint.renderer, {domain.name: domain}, plain))
     return made
 
 
@@ -173,7 +173,8 @@ def test_grpo_raises_the_reward(fresh: Callable[[int], Checkpoint]) -> None:
     )  # fmt: skip
     log = Log()
     reinforce(
-        LocalPolicy(start, 64), reference, CountDomain(), tasks(80), BUDGET, config, group_advantage(0.0), 0, log,  # type: ignore[arg-type]
+        LocalPolicy(start, 64), reference, {"count": CountDomain()}, tasks(80), BUDGET, config, group_advantage(0.0), 0,
+        log,  # type: ignore[arg-type]
     )  # fmt: skip
     rewards = [row["reward"] for row in log.rows]
     assert sum(rewards[-4:]) > sum(rewards[:4]) + 0.4, rewards

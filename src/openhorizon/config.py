@@ -23,6 +23,7 @@ PARAMS_FILE = Path("params.yaml")
 class GenerateConfig:
     """Self-play data of one domain (section 2.2, 3)."""
 
+    worlds: tuple[str, ...]  # keys of the registry that tasks are drawn from, in turn
     demonstrations: int  # accepted trajectories to write
     prompts: int  # training tasks without a trajectory, for GRPO and OPD
     heldout: int  # evaluation tasks
@@ -256,8 +257,13 @@ def _check(config: Config, where: str) -> None:
     from openhorizon.domains import DOMAINS
 
     for name in config.domains:
-        if name not in DOMAINS:
-            raise ValueError(f"{where}:domains: unknown domain {name!r}; known are {', '.join(sorted(DOMAINS))}")
+        known = sorted({domain.name for domain in DOMAINS.values()})
+        if name not in known:
+            raise ValueError(f"{where}:domains: unknown domain {name!r}; known are {', '.join(known)}")
         for block in ("generate", "budget", "teach"):
             if name not in getattr(config, block):
                 raise ValueError(f"{where}:{block}: missing key {name!r} (a domain under `domains`)")
+        for world in config.generate[name].worlds or ("",):
+            if world not in DOMAINS or DOMAINS[world].name != name:
+                mine = ", ".join(sorted(key for key, domain in DOMAINS.items() if domain.name == name))
+                raise ValueError(f"{where}:generate.{name}.worlds: no world {world!r} of {name}; known are {mine}")

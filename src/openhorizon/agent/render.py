@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -107,8 +107,10 @@ class Renderer:
         return head, tail
 
 
-def render_trajectory(renderer: Renderer, domain: Domain, trajectory: Trajectory) -> Trajectory:
-    """A text-only trajectory (a demonstration) with the token ids that its text has under this tokenizer."""
+def render_trajectory(renderer: Renderer, domains: Mapping[str, Domain], trajectory: Trajectory) -> Trajectory:
+    """A text-only trajectory (a demonstration) with the token ids that its text has under this tokenizer. ``domains``
+    is by world."""
+    domain = domains[trajectory.task.world]
 
     def ids(turn: Turn) -> list[int]:
         if turn.role == "prompt":

@@ -88,6 +88,7 @@ class Episode:
         except Exception as error:  # the one boundary: a broken environment is data about the system, not the policy
             self.status = Status.ABORTED
             self.verdict = Verdict(False, 0.0, f"environment: {type(error).__name__}: {error}")
+            self.environment.close()
             return None
         fed = self.renderer.tool(observation.text)
         self.turns.append(Turn("tool", observation.text, tuple(fed), (), observation.evidence, observation.error))
@@ -95,6 +96,7 @@ class Episode:
 
     def _end(self, status: Status | None) -> None:
         self.verdict = self.domain.verify(self.task, self.environment, self.answer)
+        self.environment.close()
         self.status = status or (Status.SOLVED if self.verdict.passed else Status.FAILED)
 
     def trajectory(self) -> Trajectory:
@@ -140,7 +142,7 @@ def rollout(
         for i in waiting:
             task, budget = tasks[i], budgets[tasks[i].domain]
             own = derive(seed, task.id, nth[i], attempt)
-            episodes[i] = Episode(domains[task.domain], task, policy.renderer, budget, policy.name, own)
+            episodes[i] = Episode(domains[task.world], task, policy.renderer, budget, policy.name, own)
             if len(episodes[i].prompt_ids) >= budget.context_tokens:
                 raise ValueError(
                     f"budget.{task.domain}.context_tokens={budget.context_tokens}: the prompt of task "

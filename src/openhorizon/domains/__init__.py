@@ -1,9 +1,9 @@
-"""The registry of domains: the one place that knows them all."""
+"""The registry of worlds: the one place that knows them all. A domain's first world goes by the domain's own name."""
 
 from openhorizon.domains.base import Domain
-from openhorizon.domains.instruction import InstructionDomain
-from openhorizon.domains.search import SearchDomain
-from openhorizon.domains.tool_calling import ToolCallingDomain
+from openhorizon.domains.instruction.walks import InstructionDomain
+from openhorizon.domains.search.trails import SearchDomain
+from openhorizon.domains.tool_calling.desk import ToolCallingDomain
 
 DOMAINS: dict[str, Domain] = {
     "search": SearchDomain(),

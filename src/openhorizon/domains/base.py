@@ -3,6 +3,10 @@
 A domain is the paper's (C_d, A_d, O_d, V_d) (section 2.2): a corpus, an action space (tools), observations and
 verifiers. It needs neither torch nor transformers, so that a domain is written and tested without a model.
 
+A domain has one or more worlds, each with a corpus, tools and verifier of its own: ``search`` is trails over short
+facts, ``search/foldoc`` the same over a dictionary's full text. Samples are routed, weighed and reported by domain;
+``generate.DOMAIN.worlds`` in params.yaml names the worlds that its tasks are drawn from.
+
 Rules that every domain keeps (tests hold them):
 
 * The expert sees what a policy sees (prompt and observations), never the reference answer or hidden state.
@@ -62,6 +66,12 @@ class Task:
     verifiers: tuple[str, ...]
     reference: str
     entity_pairs: tuple[tuple[str, str], ...]
+    source: str = ""  # which of the domain's worlds, "" the first
+
+    @property
+    def world(self) -> str:
+        """The key of the task's world in the registry."""
+        return world_name(self.domain, self.source)
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,10 @@ class Environment(ABC):
     @abstractmethod
     def execute(self, call: Call) -> Observation: ...
 
+    def close(self) -> None:  # noqa: B027 (most worlds hold nothing)
+        """Give back what the episode held outside Python (a sandbox's folder, a simulator). Called once, at its end and
+        after its verdict; never needed for a right verdict."""
+
     def consulted(self) -> set[str]:
         """Ids of all evidence shown so far."""
         return {item for step in self.steps for item in step.observation.evidence}
@@ -142,11 +156,26 @@ Expert = Generator[Action, Observation, None]
 
 
 class Domain(ABC):
-    """What an agent can be asked to do. One file a domain; the registry is ``openhorizon.domains``."""
+    """One world of a domain: what an agent can be asked to do there. The registry is ``openhorizon.domains``."""
 
-    name: str
+    name: str  # of the domain
+    source: str = ""  # of the world within it
     system: str  # system prompt, the same for every task
     tools: tuple[Tool, ...]
+
+    @property
+    def world(self) -> str:
+        """This world's key in the registry."""
+        return world_name(self.name, self.source)
+
+    def offers(self, horizons: Sequence[int]) -> tuple[int, ...]:
+        """Those of ``horizons`` that this world has tasks of; a fixed set of tasks may add its own."""
+        return tuple(horizons)
+
+    def guesses(self, task: Task) -> tuple[str, ...]:
+        """Answers that somebody could give without the work: options named in the prompt, a rule ignored, a unit
+        dropped. Self-play tries them all, and a task that accepts one is refused (rule 5, no shortcut)."""
+        return ()
 
     @abstractmethod
     def propose(self, rng: random.Random, split: Split, horizon: int, seed: int) -> Task | None:
@@ -164,6 +193,10 @@ class Domain(ABC):
     @abstractmethod
     def verify(self, task: Task, environment: Environment, answer: Answer | None) -> Verdict:
         """Judge a finished episode; ``answer`` is None where the policy never gave one."""
+
+
+def world_name(domain: str, source: str) -> str:
+    return f"{domain}/{source}" if source else domain
 
 
 def split_of(pair: tuple[str, str]) -> Split:

@@ -34,7 +34,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         text
         for name in config.domains
         for trajectory in demonstrations[name][: config.base.tokenizer_trajectories]
-        for text in (DOMAINS[name].system, *(turn.text for turn in trajectory.turns))
+        for text in (DOMAINS[trajectory.task.world].system, *(turn.text for turn in trajectory.turns))
     ]
     tokenizer = train_tokenizer(texts, config.model.vocab_size, config.model.max_tokens)
     renderer = Renderer(tokenizer)
@@ -45,7 +45,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     for name, chosen in short.items():
         if not chosen:
             raise ValueError(f"base.max_horizon={config.base.max_horizon}: no demonstration of {name} is that short")
-    samples = [render_trajectory(renderer, DOMAINS[name], t) for name, chosen in short.items() for t in chosen]
+    samples = [render_trajectory(renderer, DOMAINS, t) for chosen in short.values() for t in chosen]
     model = new_model(config.model, tokenizer, derive(config.seed, "base", "weights") % 2**32)
     torch.nn.Module.to(model, config.machine.device)
     choose_experts(model, config.machine.experts)

@@ -32,9 +32,8 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         for name in config.domains
     }
     policy = LocalPolicy(student, config.machine.rollout_batch)
-    domains = {name: DOMAINS[name] for name in config.domains}
     figures = distil(
-        policy, router, domains, prompts, config.budget, config.distill, derive(config.seed, "distill"), log
+        policy, router, DOMAINS, prompts, config.budget, config.distill, derive(config.seed, "distill"), log
     )
     with replace_dir(stage_dir("distill")) as folder:
         save_checkpoint(student.model, student.tokenizer, folder)

@@ -21,7 +21,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     """Write ``artifacts/sft``, trained from ``artifacts/base`` on every domain's demonstrations."""
     start = load_checkpoint(checkpoint_dir("base"), config.machine)
     samples = [
-        render_trajectory(start.renderer, DOMAINS[name], trajectory)
+        render_trajectory(start.renderer, DOMAINS, trajectory)
         for name in config.domains
         for trajectory in read_trajectories(stage_dir("generate", name) / "demonstrations.parquet")[
             : config.sft.demonstrations

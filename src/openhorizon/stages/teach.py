@@ -32,7 +32,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     """Write ``artifacts/teach/TARGET``. Raises ``ValueError`` for an unknown domain or too few prompts."""
     if target not in config.domains:
         raise ValueError(f"teach: unknown domain {target!r}; known are {', '.join(config.domains)}")
-    domain, recipe, budget = DOMAINS[target], config.teach[target], config.budget[target]
+    recipe, budget = config.teach[target], config.budget[target]
     seed = derive(config.seed, "teach", target)
     start = load_checkpoint(checkpoint_dir(recipe.init), config.machine)
     policy = LocalPolicy(start, config.machine.rollout_batch)
@@ -53,12 +53,14 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     model = start.model
     candidates = {"start": (validate("the start"), copy.deepcopy(model.state_dict()))}
     demonstrations = read_trajectories(stage_dir("generate", target) / "demonstrations.parquet")
-    samples = [render_trajectory(start.renderer, domain, t) for t in demonstrations[: recipe.demonstrations]]
+    samples = [render_trajectory(start.renderer, DOMAINS, t) for t in demonstrations[: recipe.demonstrations]]
     figures = fit(model, samples, recipe.tokens, recipe.sft_optim, derive(seed, "sft"), log, prefix="sft_")
     candidates["sft"] = (validate("SFT"), copy.deepcopy(model.state_dict()))
     reference = copy.deepcopy(model).requires_grad_(False)
     advantage = ADVANTAGES[recipe.advantage](recipe.process_weight)
-    figures |= reinforce(policy, reference, domain, training, budget, recipe.grpo, advantage, derive(seed, "grpo"), log)
+    figures |= reinforce(
+        policy, reference, DOMAINS, training, budget, recipe.grpo, advantage, derive(seed, "grpo"), log
+    )
     candidates["grpo"] = (validate("GRPO"), copy.deepcopy(model.state_dict()))
     kept = max(candidates, key=lambda name: candidates[name][0])  # the earliest of equals
     model.load_state_dict(candidates[kept][1])

@@ -45,17 +45,18 @@ def distil(
     seed: int,
     log: StageLog,
 ) -> dict[str, float]:
-    """Train the policy's model in place. Returns the last iteration's figures."""
+    """Train the policy's model in place, on ``prompts`` by domain in the worlds ``domains``. Returns the last
+    iteration's figures."""
     model = policy.checkpoint.model
     optimizer = Optimizer(model, config.optim, config.iterations * config.updates)
-    streams = {name: prompt_stream(prompts[name], derive(seed, "prompts", name)) for name in domains}
+    streams = {name: prompt_stream(prompts[name], derive(seed, "prompts", name)) for name in prompts}
     figures: dict[str, float] = {}
     for iteration in range(config.iterations):
         model.eval()
-        tasks = [next(streams[name]) for name in domains for _ in range(config.prompts)]
+        tasks = [next(streams[name]) for name in prompts for _ in range(config.prompts)]
         rolled = rollout(domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration))
         figures = {}
-        for name in domains:
+        for name in prompts:
             figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
         trajectories = [t for t in rolled if t.status is not Status.ABORTED]
         scores = router.score(trajectories, config.top_k, policy.never)
@@ -70,7 +71,7 @@ def distil(
         tokens = sum(len(t.ids) for t in trajectories)
         log.tokens(tokens)
         log.metrics(iteration, **figures)
-        success = sum(figures[f"success@{name}"] for name in domains) / len(domains)
+        success = sum(figures[f"success@{name}"] for name in prompts) / len(prompts)
         log.progress(iteration + 1, config.iterations, f"loss {figures['loss']:.4f}, rollout success {success:.2f}")
     model.eval()
     return figures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,7 +57,7 @@ def reward(trajectory: Trajectory) -> float:
 def reinforce(
     policy: LocalPolicy,
     reference: PreTrainedModel,
-    domain: Domain,
+    domains: Mapping[str, Domain],
     prompts: Sequence[Task],
     budget: BudgetConfig,
     config: GrpoConfig,
@@ -65,26 +65,28 @@ def reinforce(
     seed: int,
     log: StageLog,
 ) -> dict[str, float]:
-    """Train the policy's model in place; ``reference`` is the frozen model of the KL term.
+    """Train the policy's model in place on one domain's prompts; ``domains`` is by world, ``reference`` is the frozen
+    model of the KL term.
 
     Dynamic sampling: a group whose advantages are all zero teaches nothing and is left out of the update.
     """
     model = policy.checkpoint.model
     optimizer = Optimizer(model, config.optim, config.iterations * config.updates)
+    name = prompts[0].domain
     stream = prompt_stream(prompts, derive(seed, "prompts"))
     figures: dict[str, float] = {}
     for iteration in range(config.iterations):
         model.eval()
         tasks = [next(stream) for _ in range(config.prompts)]
         rolled = rollout(
-            {domain.name: domain},
+            domains,
             [task for task in tasks for _ in range(config.group)],
             policy,
-            {domain.name: budget},
+            {name: budget},
             config.temperature,
             derive(seed, "rollout", iteration),
         )
-        figures = {key.split("@")[0]: value for key, value in rollout_figures(domain.name, rolled).items()}
+        figures = {key.split("@")[0]: value for key, value in rollout_figures(name, rolled).items()}
         trained: list[Trajectory] = []
         advantages: list[float] = []
         dead = 0

@@ -38,7 +38,8 @@ from openhorizon.domains.base import (
     Verdict,
     split_of,
 )
-from openhorizon.domains.constraints import (
+from openhorizon.domains.corpora.facts import Page, load_facts
+from openhorizon.domains.instruction.constraints import (
     LAYOUTS,
     Constraint,
     body_of,
@@ -49,7 +50,6 @@ from openhorizon.domains.constraints import (
     read_sentences,
     sentences,
 )
-from openhorizon.domains.facts import Page, load_facts
 
 ENTITIES = 5  # of a document
 MAX_HORIZON = ENTITIES - 1  # so that every document has a distractor

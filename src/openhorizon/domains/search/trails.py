@@ -47,7 +47,7 @@ from openhorizon.domains.base import (
     Verdict,
     split_of,
 )
-from openhorizon.domains.facts import Page, load_facts
+from openhorizon.domains.corpora.facts import Page, load_facts
 
 COMMON = 0.1  # share of pages beyond which a word is ignored by search
 TITLE_WEIGHT = 1.5

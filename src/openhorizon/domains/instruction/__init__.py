@@ -1,0 +1,1 @@
+"""Instruction following: one module a world."""

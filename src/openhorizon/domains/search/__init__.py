@@ -1,0 +1,1 @@
+"""Long-horizon search: one module a world."""

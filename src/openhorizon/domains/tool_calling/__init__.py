@@ -1,0 +1,1 @@
+"""Tool calling: one module a world."""
