@@ -15,6 +15,7 @@ from openhorizon.artifacts import write_text
 
 FOLDER = Path("profiles")
 _BASE = "base"
+_BY_DOMAIN = ("generate", "budget", "teach")  # blocks with a block for each domain, over their `default`
 
 
 def known(root: Path) -> list[str]:
@@ -31,6 +32,18 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+def fill(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with a block for every domain in use where they have ``default``: what params.yaml says in full. A
+    domain's tasks come from its first world, which goes by the domain's name, unless its block names ``worlds``."""
+    filled = dict(values)
+    for block in _BY_DOMAIN:
+        own = dict(values.get(block, {}))
+        default = own.pop("default", {})
+        worlds = {name: {"worlds": [name]} if block == "generate" else {} for name in values["domains"]}
+        filled[block] = {name: merge(merge(worlds[name], default), own.get(name, {})) for name in values["domains"]}
+    return filled
+
+
 def write(name: str, root: Path) -> bool:
     """Merge profile ``name`` into ``params.yaml``; False where it was so already.
 
@@ -41,7 +54,7 @@ def write(name: str, root: Path) -> bool:
         raise ValueError(f"profile {name!r}: unknown; known are {', '.join(known(root))}")
     base_text = (root / FOLDER / f"{_BASE}.yaml").read_text(encoding="utf-8")
     changes = _read(root / FOLDER / f"{name}.yaml")
-    text = render(merge(merge(yaml.safe_load(base_text), changes), {"profile": name}), base_text)
+    text = render(fill(merge(merge(yaml.safe_load(base_text), changes), {"profile": name})), base_text)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / config.PARAMS_FILE.name
         trial.write_text(text, encoding="utf-8")

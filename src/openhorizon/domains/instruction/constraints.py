@@ -134,30 +134,31 @@ def follows(constraint: Constraint, text: str, body: str, items: Sequence[str], 
     words = constraint.words
     match constraint.kind:
         case "brackets":
-            library = _check(text, "detectable_content:number_placeholders", num_placeholders=count)
+            library = check(text, "detectable_content:number_placeholders", num_placeholders=count)
         case "highlights":
-            library = _check(text, "detectable_format:number_highlighted_sections", num_highlights=count)
+            library = check(text, "detectable_format:number_highlighted_sections", num_highlights=count)
         case "semicolons":
-            library = _check(text, "punctuation:no_comma")
+            library = check(text, "punctuation:no_comma")
         case "commas":
             library = True  # it has no rule for a separator
         case "title":
-            return _check(text, "detectable_format:title") and text.lstrip('" \n').startswith(f"<<{words}>>")
+            return check(text, "detectable_format:title") and text.lstrip('" \n').startswith(f"<<{words}>>")
         case "keyword":
-            return _check(text, "keywords:existence", keywords=(words,))
+            return check(text, "keywords:existence", keywords=(words,))
         case "postscript":
-            marked = _check(text, "detectable_content:postscript", postscript_marker="P.S.")
+            marked = check(text, "detectable_content:postscript", postscript_marker="P.S.")
             return marked and f"P.S. {words}" in text
         case "end":
-            return _check(text.strip('" '), "startend:end_checker", end_phrase=words)
+            return check(text.strip('" '), "startend:end_checker", end_phrase=words)
         case "quotation":
-            return _check(text, "startend:quotation")
+            return check(text, "startend:quotation")
         case unknown:
             raise AssertionError(unknown)
     return library and "".join(body.split()) == "".join(lay_out(items, constraint.kind).split())
 
 
-def _check(text: str, instruction: str, **arguments: Any) -> bool:
+def check(text: str, instruction: str, **arguments: Any) -> bool:
+    """Whether if-verifiable's rule ``instruction`` accepts the text; arguments must be hashable (tuples for lists)."""
     return bool(_checker(instruction, tuple(arguments.items())).check_following(text))
 
 
