@@ -1,0 +1,1 @@
+"""Scientific reasoning: one module a world."""
