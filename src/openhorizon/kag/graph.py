@@ -8,40 +8,57 @@ Nodes are typed (corpus, action, observation, verifier), and so are edges:
 * action-transition: action → the next action;
 * verification: verifier → the action it judged, labelled with the outcome.
 
+Actions, records and edges are labelled with the five atomic abilities. A production edge has those of its action, an
+action-transition edge those of the action it leads to. A support edge is information acquisition where the evidence is
+new to the trajectory and evidence verification where it is not; a dependency edge is constraint tracking where it
+reaches back behind the latest observation; a verification edge is evidence verification.
+
 One record (s_t, a_t, o_t, v_t) stands for each action. The state s_t holds the observations that the action depends
 on, the latest observation and the corpus items these show, so s_t ⊆ C_d ∪ O_<t. The question is the observation before
 the first action. v_t is None (the paper's ⊥) except where a verifier fired: an environment's refusal, and the final
 verdict. Failed trajectories are kept beside successful ones, for credit assignment.
 
-Ours: the paper names the five atomic abilities that label a record but not how; ``abilities_of`` says what we take each
+Ours: the paper names the five atomic abilities but not how a label is found; ``abilities_of`` says what we take each
 to mean, without knowledge of any domain. In a domain without tools an action is a reasoning step: one line of the
-thought, then the answer.
+thought, then the answer. Corpus items and verifiers of two worlds are different nodes, also where their names agree.
+
+A graph on disk, of many trajectories, is ``store``'s; here is the part of one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from openhorizon.agent.render import read_action, write_action
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.domains.base import Answer, Call
+from openhorizon.kag.phrases import WORD, Phrases
+from openhorizon.kag.phrases import holds as holds  # self-play's rules look for answers in the same way
+from openhorizon.kag.phrases import normal as normal
 
 NodeKind = Literal["corpus", "action", "observation", "verifier"]
 EdgeKind = Literal["support", "dependency", "production", "verification", "action-transition"]
 Ability = Literal[
     "information acquisition", "tool calling", "executable iteration", "evidence verification", "constraint tracking"
 ]
-_WORD = re.compile(r"\w+")
+NODE_KINDS: tuple[NodeKind, ...] = get_args(NodeKind)
+EDGE_KINDS: tuple[EdgeKind, ...] = get_args(EdgeKind)
+ABILITIES: tuple[Ability, ...] = get_args(Ability)
 
 
 @dataclass(frozen=True)
 class Node:
+    """``step`` is an action's or observation's place in its trajectory; -1 for the question and for what trajectories
+    share (corpus, verifier)."""
+
     id: str
     kind: NodeKind
     text: str
+    step: int = -1
+    abilities: tuple[Ability, ...] = ()  # of an action
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,7 @@ class Edge:
     source: str
     target: str
     label: str = ""  # of a verification: passed or failed
+    abilities: tuple[Ability, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,8 +84,8 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Graph:
-    """Nodes, edges and records, each once, in order of appearance."""
+class Part:
+    """What one trajectory contributes: nodes, edges and records, each once, in order of appearance."""
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
@@ -86,71 +104,59 @@ class _Event:
     error: bool
 
 
-def build(trajectories: Iterable[Trajectory]) -> Graph:
-    """The graph of these trajectories, failed and successful. A trajectory's id is its task's id and its seed.
-
-    Raises:
-        ValueError: two trajectories have one id.
-    """
-    nodes: dict[str, Node] = {}
-    edges: dict[Edge, None] = {}
-    records: list[Record] = []
-    seen: set[str] = set()
-    for trajectory in trajectories:
-        name = f"{trajectory.task.id}/{trajectory.seed}"
-        if name in seen:
-            raise ValueError(f"trajectory {name}: twice in one graph")
-        seen.add(name)
-        part = of_trajectory(name, trajectory)
-        nodes.update((node.id, node) for node in part.nodes)
-        edges.update((edge, None) for edge in part.edges)
-        records.extend(part.records)
-    return Graph(tuple(nodes.values()), tuple(edges), tuple(records))
-
-
-def of_trajectory(name: str, trajectory: Trajectory) -> Graph:
-    """The part of the graph that one trajectory contributes."""
+def of_trajectory(name: str, trajectory: Trajectory) -> Part:
+    """The part of the graph that one trajectory contributes; ``name`` tells its nodes from other trajectories'."""
     task, events = trajectory.task, _events(trajectory)
+    scope = f"{task.source}/" if task.source else ""
     prompt = Node(f"observation:{name}/prompt", "observation", task.prompt)
     nodes, edges, records = [prompt], [], []
-    shown: list[tuple[str, str, tuple[str, ...]]] = [(prompt.id, normal(task.prompt), ())]
-    if not any(event.is_call for event in events):  # without tools, the question's text holds the evidence
-        shown[0] = (prompt.id, shown[0][1], task.evidence)
-    nodes += [Node(f"corpus:{item}", "corpus", item) for item in shown[0][2]]
-    edges += [Edge("support", f"corpus:{item}", prompt.id) for item in shown[0][2]]
-    known = set(shown[0][2])
+    # Without tools the question's text holds the evidence.
+    evidence = [() if any(event.is_call for event in events) else task.evidence]
+    shown, texts = [prompt.id], Phrases()  # what was seen so far; shown, texts and evidence run in step
+    texts.add(normal(task.prompt))
+    known: set[str] = set()
+
+    def support(items: Sequence[str], observation: str) -> None:
+        for item in items:
+            ability: Ability = "evidence verification" if item in known else "information acquisition"
+            nodes.append(Node(f"corpus:{scope}{item}", "corpus", item))
+            edges.append(Edge("support", f"corpus:{scope}{item}", observation, abilities=(ability,)))
+        known.update(items)
+
+    support(evidence[0], prompt.id)
     for t, event in enumerate(events):
-        action = Node(f"action:{name}/{t}", "action", event.text)
-        nodes.append(action)
-        sources = _sources(event.values, shown)
-        edges += [Edge("dependency", shown[i][0], action.id) for i in sources]
-        if t + 1 < len(events):
-            edges.append(Edge("action-transition", action.id, f"action:{name}/{t + 1}"))
-        in_state = sorted({*sources, len(shown) - 1})
-        state = [shown[i][0] for i in in_state]
-        state += [f"corpus:{item}" for item in dict.fromkeys(item for i in in_state for item in shown[i][2])]
-        is_last, after_error = t + 1 == len(events), t > 0 and events[t - 1].error
-        final = is_last and not event.is_call
+        action, latest = f"action:{name}/{t}", len(shown) - 1
+        sources = _sources(event.values, texts)
+        final = t + 1 == len(events) and not event.is_call
+        after_error, reached_back = t > 0 and events[t - 1].error, bool(sources) and sources[0] < latest
+        abilities = abilities_of(event.is_call, event.evidence, known, after_error, reached_back, final)
+        nodes.append(Node(action, "action", event.text, t, abilities))
+        for i in sources:
+            edges.append(Edge("dependency", shown[i], action, abilities=("constraint tracking",) if i < latest else ()))
+        if t > 0:
+            edges.append(Edge("action-transition", f"action:{name}/{t - 1}", action, abilities=abilities))
+        in_state = sorted({*sources, latest})
+        state = [shown[i] for i in in_state]
+        state += dict.fromkeys(f"corpus:{scope}{item}" for i in in_state for item in evidence[i])
         verdict = trajectory.verdict.passed if final else False if event.error else None
         observation = None
         if event.observation is not None:
             observation = f"observation:{name}/{t}"
-            nodes.append(Node(observation, "observation", event.observation))
-            edges.append(Edge("production", action.id, observation))
-            for item in event.evidence:
-                nodes.append(Node(f"corpus:{item}", "corpus", item))
-                edges.append(Edge("support", f"corpus:{item}", observation))
-            shown.append((observation, normal(event.observation), event.evidence))
+            nodes.append(Node(observation, "observation", event.observation, t))
+            edges.append(Edge("production", action, observation, abilities=abilities))
+            support(event.evidence, observation)
+            shown.append(observation)
+            texts.add(normal(event.observation))
+            evidence.append(event.evidence)
         if final:
             for verifier in task.verifiers:
-                nodes.append(Node(f"verifier:{verifier}", "verifier", verifier))
+                nodes.append(Node(f"verifier:{scope}{verifier}", "verifier", verifier))
                 label = "passed" if trajectory.verdict.passed else "failed"
-                edges.append(Edge("verification", f"verifier:{verifier}", action.id, label))
-        reached_back = any(i < len(shown) - 1 - (observation is not None) for i in sources)
-        abilities = abilities_of(event.is_call, event.evidence, known, after_error, reached_back, final)
-        known.update(event.evidence)
-        records.append(Record(name, t, tuple(state), action.id, observation, verdict, abilities))
-    return Graph(tuple({node.id: node for node in nodes}.values()), tuple(dict.fromkeys(edges)), tuple(records))
+                edges.append(
+                    Edge("verification", f"verifier:{scope}{verifier}", action, label, ("evidence verification",))
+                )
+        records.append(Record(name, t, tuple(state), action, observation, verdict, abilities))
+    return Part(tuple({node.id: node for node in nodes}.values()), tuple(dict.fromkeys(edges)), tuple(records))
 
 
 def abilities_of(
@@ -193,7 +199,7 @@ def _events(trajectory: Trajectory) -> list[_Event]:
                 events.append(_Event(text, values, True, after.text, after.evidence, after.error))
         else:
             if trajectory.tool_calls == 0:
-                events += [_Event(s, tuple(_WORD.findall(s)), False, None, (), False) for s in reasoning(action)]
+                events += [_Event(s, tuple(WORD.findall(s)), False, None, (), False) for s in reasoning(action)]
             events.append(_Event(action.text, (action.text,), False, None, (), False))
     return events
 
@@ -206,12 +212,10 @@ def reasoning(action: Answer) -> list[str]:
     return [line for line in lines if line]
 
 
-def _sources(values: Sequence[str], shown: Sequence[tuple[str, str, tuple[str, ...]]]) -> list[int]:
+def _sources(values: Sequence[str], shown: Phrases) -> list[int]:
     """For each value the latest of ``shown`` that has it as whole words; in order, without repeats."""
-    found: set[int] = set()
-    for value in sorted({normal(value) for value in values}):
-        found.update([i for i in range(len(shown)) if holds(shown[i][1], value)][-1:])
-    return sorted(found)
+    latest = {shown.latest(value) for value in {normal(value) for value in values}}
+    return sorted(i for i in latest if i is not None)
 
 
 def _leaves(value: Any) -> list[str]:
@@ -220,13 +224,3 @@ def _leaves(value: Any) -> list[str]:
     if isinstance(value, (list, tuple)):
         return [leaf for item in value for leaf in _leaves(item)]
     return [] if isinstance(value, bool) or value is None else [str(value)]
-
-
-def normal(text: str) -> str:
-    """What an answer check compares: case, punctuation, spacing and the form's own "Answer:" taken away."""
-    return " ".join(_WORD.findall(text.casefold().strip().removeprefix("answer:")))
-
-
-def holds(text: str, value: str) -> bool:
-    """Whether ``value`` stands in ``text`` as whole words; both are normalised already."""
-    return bool(value) and f" {value} " in f" {text} "

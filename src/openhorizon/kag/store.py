@@ -1,72 +1,381 @@
-"""A knowledge-action graph on disk: three Parquet tables, read back equal.
+"""A knowledge-action graph on disk: four Parquet tables, written trajectory by trajectory and read by the column.
 
-nodes.parquet    id, kind, text
-edges.parquet    kind, source, target (node ids), label
-records.parquet  trajectory, step, state (list of node ids), action (node id), observation (node id or null),
-                 verdict (true, false or null: no verifier fired), abilities (list of names)
+trajectories.parquet  id, name, world, horizon, status, passed, reason, policy
+nodes.parquet         id, kind, world, trajectory (null: shared by several), step, abilities, text
+edges.parquet         kind, source, target (node ids), label, abilities
+records.parquet       trajectory, step, state (list of node ids), action, observation (node ids), verdict, abilities
+
+Ids are row numbers. Names that repeat are dictionary-encoded, ids delta-encoded, and abilities one string of names
+(", " between them) of which there are at most 31. docs/kag.md has every column and a worked example.
+
+Memory: a writer holds one row group of each table and the names of corpus items, verifiers and trajectories; merging
+holds in addition the new ids of one part's nodes. Reading leaves texts on disk until they are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from openhorizon.kag.graph import Edge, Graph, Node, Record
+from openhorizon.agent.trajectory import Trajectory
+from openhorizon.kag.graph import ABILITIES, EDGE_KINDS, NODE_KINDS, Record, of_trajectory
 
-_LIST = pa.list_(pa.string())
+ROWS, CHARACTERS = 1 << 17, 1 << 25  # of one row group: whichever is reached first
+_NAME = pa.dictionary(pa.int32(), pa.string())
 _SCHEMAS = {
-    "nodes": pa.schema([("id", pa.string()), ("kind", pa.string()), ("text", pa.string())]),
-    "edges": pa.schema([(name, pa.string()) for name in ("kind", "source", "target", "label")]),
+    "trajectories": pa.schema(
+        [
+            ("id", pa.int64()),
+            ("name", pa.string()),
+            ("world", _NAME),
+            ("horizon", pa.int32()),
+            ("status", _NAME),
+            ("passed", pa.bool_()),
+            ("reason", pa.string()),
+            ("policy", _NAME),
+        ]
+    ),
+    "nodes": pa.schema(
+        [
+            ("id", pa.int64()),
+            ("kind", _NAME),
+            ("world", _NAME),
+            ("trajectory", pa.int64()),
+            ("step", pa.int32()),
+            ("abilities", _NAME),
+            ("text", pa.string()),
+        ]
+    ),
+    "edges": pa.schema(
+        [("kind", _NAME), ("source", pa.int64()), ("target", pa.int64()), ("label", _NAME), ("abilities", _NAME)]
+    ),
     "records": pa.schema(
         [
-            ("trajectory", pa.string()),
+            ("trajectory", pa.int64()),
             ("step", pa.int32()),
-            ("state", _LIST),
-            ("action", pa.string()),
-            ("observation", pa.string()),
+            ("state", pa.list_(pa.int64())),
+            ("action", pa.int64()),
+            ("observation", pa.int64()),
             ("verdict", pa.bool_()),
-            ("abilities", _LIST),
+            ("abilities", _NAME),
         ]
     ),
 }
+_SHARED = ("corpus", "verifier")  # kinds of nodes that belong to no one trajectory
+_LOADED = {"nodes": [name for name in _SCHEMAS["nodes"].names if name != "text"]}
+Count = dict[str, int]
 
 
-def write_graph(folder: Path, graph: Graph) -> None:
-    """Write the three tables into ``folder``, which is made if it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder, "nodes", graph.nodes)
-    _write(folder, "edges", graph.edges)
-    _write(folder, "records", graph.records)
+class GraphWriter:
+    """Writes a graph into ``folder``, which is made if it is not there; complete when the ``with`` block has ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._stack = folder, ExitStack()
+        self._names: set[str] = set()
+        self._shared: dict[str, int] = {}  # id of a corpus item or verifier → its number
+        self._next = 0
+
+    def __enter__(self) -> Self:
+        self._tables = _open_tables(self._folder, self._stack)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def add(self, trajectory: Trajectory) -> tuple[Record, ...]:
+        """Add what one trajectory, failed or successful, contributes; returns its records. A trajectory's name is its
+        task's id and its seed.
+
+        Raises:
+            ValueError: a trajectory of this name is in the graph already.
+        """
+        task = trajectory.task
+        name, number = f"{task.id}/{trajectory.seed}", len(self._names)
+        if name in self._names:
+            raise ValueError(f"trajectory {name}: twice in one graph")
+        self._names.add(name)
+        part = of_trajectory(name, trajectory)
+        verdict, status = trajectory.verdict, trajectory.status.value
+        self._tables["trajectories"].row(
+            (number, name, task.world, task.horizon, status, verdict.passed, verdict.reason, trajectory.policy)
+        )
+        ids: dict[str, int] = {}
+        for node in part.nodes:
+            shared = node.kind in _SHARED
+            if shared and node.id in self._shared:
+                ids[node.id] = self._shared[node.id]
+                continue
+            ids[node.id] = self._next
+            if shared:
+                self._shared[node.id] = self._next
+            owner = None if shared else number
+            row = (self._next, node.kind, task.world, owner, node.step, ", ".join(node.abilities), node.text)
+            self._tables["nodes"].row(row, len(node.text))
+            self._next += 1
+        for edge in part.edges:
+            abilities = ", ".join(edge.abilities)
+            self._tables["edges"].row((edge.kind, ids[edge.source], ids[edge.target], edge.label, abilities))
+        for record in part.records:
+            state = [ids[item] for item in record.state]
+            observation = None if record.observation is None else ids[record.observation]
+            abilities = ", ".join(record.abilities)
+            self._tables["records"].row(
+                (number, record.step, state, ids[record.action], observation, record.verdict, abilities)
+            )
+        return part.records
 
 
-def read_graph(folder: Path) -> Graph:
+def merge(folders: Sequence[Path], target: Path) -> None:
+    """One graph of several, in their order: what writing all their trajectories into one graph would have given.
+
+    Raises:
+        ValueError: a table is missing or damaged, or two parts have a trajectory of one name.
+    """
+    names: set[str] = set()
+    shared: dict[tuple[str, str, str], int] = {}
+    count = 0
+    with ExitStack() as stack:
+        tables = _open_tables(target, stack)
+        for folder in folders:
+            files = {name: _file(folder, name) for name in _SCHEMAS}
+            first = len(names)
+            for batch in files["trajectories"].iter_batches():
+                for name in batch.column("name").to_pylist():
+                    if name in names:
+                        raise ValueError(f"{folder}: trajectory {name} is in another part, too")
+                    names.add(name)
+                tables["trajectories"].table(_replaced(batch, id=_plus(batch, "id", first)))
+            number = np.empty(files["nodes"].metadata.num_rows, dtype=np.int64)  # old id → new id
+            for batch in files["nodes"].iter_batches():
+                old = batch.column("id").to_numpy()
+                is_new = np.ones(len(old), dtype=bool)
+                for i in np.flatnonzero(pc.is_in(batch.column("kind"), pa.array(_SHARED)).to_numpy(False)):
+                    key = tuple(batch.column(name)[int(i)].as_py() for name in ("kind", "world", "text"))
+                    if key in shared:
+                        is_new[i], number[old[i]] = False, shared[key]
+                    else:
+                        shared[key] = count + int(is_new[:i].sum())
+                new = count + np.arange(is_new.sum())
+                number[old[is_new]] = new
+                count += len(new)
+                kept = batch.filter(pa.array(is_new))
+                tables["nodes"].table(_replaced(kept, id=pa.array(new), trajectory=_plus(kept, "trajectory", first)))
+            for batch in files["edges"].iter_batches():
+                ends = {name: pa.array(number[batch.column(name).to_numpy()]) for name in ("source", "target")}
+                tables["edges"].table(_replaced(batch, **ends))
+            for batch in files["records"].iter_batches():
+                state = batch.column("state")
+                moved = pa.array(number[state.flatten().to_numpy()])
+                offsets = pc.subtract(state.offsets, state.offsets[0])
+                tables["records"].table(
+                    _replaced(
+                        batch,
+                        trajectory=_plus(batch, "trajectory", first),
+                        state=pa.ListArray.from_arrays(offsets, moved),
+                        action=pa.array(number[batch.column("action").to_numpy()]),
+                        observation=pc.take(pa.array(number), batch.column("observation")),
+                    )
+                )
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A graph in memory, by the column and without the nodes' texts."""
+
+    folder: Path
+    trajectories: pa.Table
+    nodes: pa.Table
+    edges: pa.Table
+    records: pa.Table
+
+    def counts(self) -> dict[str, dict[str, Count]]:
+        """How many there are: by world and, under "all", in sum; nodes and edges by kind, records by verdict and by
+        ability, trajectories by status. Every kind, verdict and ability is listed, also where there is none."""
+        of_trajectory = _codes(self.trajectories, "world")
+        of_node = _codes(self.nodes, "world")
+        targets, owners = self.edges.column("target").to_numpy(), self.records.column("trajectory").to_numpy()
+        verdict = pc.if_else(self.records.column("verdict"), "passed", "failed").fill_null("none fired")
+        records = self.records.append_column("judged", verdict.dictionary_encode())
+        places = ("all", *sorted(set(of_trajectory.names)))
+        found: dict[str, dict[str, Count]] = {place: {} for place in places}
+        for name, table, column, worlds, every in (
+            ("trajectories", self.trajectories, "status", of_trajectory, ()),
+            ("nodes", self.nodes, "kind", of_node, NODE_KINDS),
+            ("edges", self.edges, "kind", of_node.taken(targets), EDGE_KINDS),
+            ("records", records, "judged", of_trajectory.taken(owners), ("passed", "failed", "none fired")),
+            ("abilities", records, "abilities", of_trajectory.taken(owners), ABILITIES),
+        ):
+            for place in places:
+                found[place][name] = dict.fromkeys(every, 0)
+            for (world, value), n in _tally(worlds, _codes(table, column)).items():
+                for place in ("all", world):
+                    counts = found[place][name]
+                    for part in value.split(", ") if name == "abilities" else [value]:
+                        counts[part] = counts.get(part, 0) + n
+        return found
+
+    def neighbourhood(self, node: int, hops: int) -> pa.Table:
+        """The edges within ``hops`` of a node, against their direction or along it; corpus items and verifiers are
+        reached but not passed through, since nearly everything hangs together by them."""
+        kinds = _codes(self.nodes, "kind")
+        is_shared = np.isin(kinds.names, _SHARED)[kinds.values]
+        reached, found = {node}, self.touching([node])
+        for _ in range(hops - 1):
+            for end in ("source", "target"):
+                reached.update(found.column(end).to_pylist())
+            found = self.touching(i for i in reached if i == node or not is_shared[i])
+        return found
+
+    def touching(self, nodes: Iterable[int]) -> pa.Table:
+        """The edges that begin or end at one of these nodes, in the order of the table."""
+        wanted = np.fromiter(nodes, dtype=np.int64)
+        source, target = (self.edges.column(name).to_numpy() for name in ("source", "target"))
+        return self.edges.filter(pa.array(np.isin(source, wanted) | np.isin(target, wanted)))
+
+    def texts(self, ids: Iterable[int]) -> dict[int, str]:
+        """The texts of these nodes, read from disk: only the row groups that they stand in."""
+        wanted, found, first = sorted(set(ids)), dict[int, str](), 0
+        file = _file(self.folder, "nodes")
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            here = [i for i in wanted if first <= i < first + rows]
+            if here:
+                column = file.read_row_group(group, columns=["text"]).column("text")
+                found |= {i: column[i - first].as_py() for i in here}
+            first += rows
+        return found
+
+
+def open_graph(folder: Path) -> Tables:
     """Raises ``ValueError`` with the path where a table is missing, truncated or of another schema."""
-    nodes = tuple(Node(**row) for row in _read(folder, "nodes"))
-    edges = tuple(Edge(**row) for row in _read(folder, "edges"))
-    records = tuple(
-        Record(**{**row, "state": tuple(row["state"]), "abilities": tuple(row["abilities"])})
-        for row in _read(folder, "records")
+    return Tables(folder, **{name: _load(folder, name) for name in _SCHEMAS})
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """A column of names as numbers into a list of names."""
+
+    names: list[str]
+    values: np.ndarray[Any, np.dtype[np.int64]]
+
+    def taken(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> _Codes:
+        return _Codes(self.names, self.values[rows])
+
+
+def _codes(table: pa.Table, column: str) -> _Codes:
+    whole = table.column(column).combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # no rows at all, or more than one chunk is needed
+        whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], _NAME)
+    return _Codes(whole.dictionary.to_pylist(), whole.indices.to_numpy().astype(np.int64))
+
+
+def _tally(first: _Codes, second: _Codes) -> dict[tuple[str, str], int]:
+    """How often each pair of names occurs; pairs that do are listed in the order of the names."""
+    size = max(len(second.names), 1)
+    counts = np.bincount(first.values * size + second.values, minlength=len(first.names) * size)
+    pairs = Counter(
+        {(a, b): int(counts[i * size + j]) for i, a in enumerate(first.names) for j, b in enumerate(second.names)}
     )
-    return Graph(nodes, edges, records)
+    return {pair: n for pair, n in sorted(pairs.items()) if n}
 
 
-def _write(folder: Path, name: str, rows: Iterable[Node] | Iterable[Edge] | Iterable[Record]) -> None:
-    items, schema = list(rows), _SCHEMAS[name]
-    columns = [pa.array([getattr(item, field.name) for item in items], type=field.type) for field in schema]
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), folder / f"{name}.parquet", compression="zstd")
+class _Table:
+    """One Parquet file that grows by rows or by tables and is written a row group at a time."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        names = [field.name for field in schema if field.type == _NAME]
+        delta = [field.name for field in schema if field.type in (pa.int64(), pa.int32())]
+        lists = [f"{field.name}.list.element" for field in schema if pa.types.is_list(field.type)]
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression="zstd",
+            use_dictionary=names,
+            column_encoding=dict.fromkeys([*delta, *lists], "DELTA_BINARY_PACKED"),
+        )
+        self._rows: list[tuple[Any, ...]] = []
+        self._tables: list[pa.Table] = []
+        self._size = self._characters = 0
+
+    def row(self, values: tuple[Any, ...], characters: int = 0) -> None:
+        self._rows.append(values)
+        self._grown(1, characters)
+
+    def table(self, batch: pa.RecordBatch) -> None:
+        self._tables.append(pa.Table.from_batches([batch]))
+        self._grown(batch.num_rows, batch.nbytes)
+
+    def _grown(self, rows: int, characters: int) -> None:
+        self._size, self._characters = self._size + rows, self._characters + characters
+        if self._size >= ROWS or self._characters >= CHARACTERS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            columns = zip(*self._rows, strict=True)
+            arrays = [pa.array(column, type=field.type) for column, field in zip(columns, self._schema, strict=True)]
+            self._tables.append(pa.Table.from_arrays(arrays, schema=self._schema))
+        if self._tables:
+            whole = pa.concat_tables(self._tables).unify_dictionaries().combine_chunks()
+            self._writer.write_table(whole, row_group_size=max(whole.num_rows, 1))
+        self._rows, self._tables, self._size, self._characters = [], [], 0, 0
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
 
 
-def _read(folder: Path, name: str) -> list[dict[str, Any]]:
-    path = folder / f"{name}.parquet"
+def _open_tables(folder: Path, stack: ExitStack) -> dict[str, _Table]:
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {name: _Table(folder / f"{name}.parquet", schema) for name, schema in _SCHEMAS.items()}
+    for table in tables.values():
+        stack.callback(table.close)
+    return tables
+
+
+def _plus(batch: pa.RecordBatch, column: str, offset: int) -> pa.Array:
+    return pc.add(batch.column(column), pa.scalar(offset, pa.int64()))
+
+
+def _replaced(batch: pa.RecordBatch, **columns: pa.Array) -> pa.RecordBatch:
+    """The same batch with some columns' values replaced."""
+    arrays = [columns.get(name, batch.column(name)) for name in batch.schema.names]
+    return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
+
+
+def _load(folder: Path, name: str) -> pa.Table:
+    file = _file(folder, name)
     try:
-        table = pq.read_table(path)
+        return file.read(columns=_LOADED.get(name)).unify_dictionaries().combine_chunks()
     except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{path}: missing or damaged ({str(error).splitlines()[0]}); run its stage again") from error
-    if not table.schema.equals(_SCHEMAS[name]):
-        raise ValueError(f"{path}: columns {table.schema.names}, expected {_SCHEMAS[name].names}; run its stage again")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+        raise _damaged(folder, name, error) from error
+
+
+def _file(folder: Path, name: str) -> pq.ParquetFile:
+    schema = _SCHEMAS[name]
+    try:
+        file = pq.ParquetFile(folder / f"{name}.parquet", memory_map=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(folder, name, error) from error
+    if not file.schema_arrow.equals(schema):
+        found = f"columns {file.schema_arrow.names}, expected {schema.names}"
+        raise ValueError(f"{folder / name}.parquet: {found}; run its stage again")
+    return file
+
+
+def _damaged(folder: Path, name: str, error: Exception) -> ValueError:
+    said = str(error).splitlines()[0]
+    return ValueError(f"{folder / name}.parquet: missing or damaged ({said}); run its stage again")

