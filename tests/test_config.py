@@ -72,6 +72,27 @@ def test_a_wrong_type_is_named_with_its_path(
     assert "\n" not in said
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tries", 0),
+        ("shards", 0),
+        ("steer_every", 0),
+        ("region_proposals", 0),
+        ("noise", 1.5),
+        ("min_yield", -0.1),
+        ("steer_floor", 2.0),
+        ("solve_rate_min", 0.9),
+        ("solver", "oracle"),
+    ],
+)
+def test_a_number_that_would_make_no_data_is_named(
+    tmp_path: Path, params: dict[str, Any], key: str, value: object
+) -> None:
+    params["generate"]["search"][key] = value
+    assert f"generate.search.{key}: {value!r}" in refusal(tmp_path, params)
+
+
 def test_an_unknown_domain_is_named_with_those_that_exist(tmp_path: Path, params: dict[str, Any]) -> None:
     params["domains"].append("cooking")
     said = refusal(tmp_path, params)

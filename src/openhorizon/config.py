@@ -31,7 +31,19 @@ class GenerateConfig:
     heldout_horizons: tuple[int, ...]
     prompt_horizons: tuple[int, ...]
     noise: float  # chance that a step of the expert goes astray
-    max_proposals: int  # proposals tried before the run stops and says which rule rejected what
+    solver: str  # expert, checkpoint:FOLDER or endpoint:URL#MODEL
+    temperature: float  # of a solver that is a model
+    tries: int  # how often the solver may try a task; a model always does, so that its solve rate is measured
+    solve_rate_min: float  # a model's prompts: kept are tasks of which it solves at least this share of the tries
+    solve_rate_max: float  # ... and at most this
+    steer_floor: float  # share of an even split over horizons that steering leaves each; 1: not steered
+    steer_every: int  # accepted tasks between two looks at the solve rates
+    max_proposals: int  # of a shard, before the run stops and says which rule rejected what
+    region_proposals: int  # refused in a row before a world's horizon is given up
+    min_yield: float  # accepted share of the tasks drawn, below which the run stops likewise
+    shards: int  # with seeds of their own; decides the data, and how much of it can be made at once
+    ngram: int  # words in a row that a training task may not share with a held-out one or a benchmark
+    benchmarks: tuple[str, ...]  # kept out of training; see kag/benchmarks.py
 
 
 @dataclass(frozen=True)
@@ -263,7 +275,22 @@ def _check(config: Config, where: str) -> None:
         for block in ("generate", "budget", "teach"):
             if name not in getattr(config, block):
                 raise ValueError(f"{where}:{block}: missing key {name!r} (a domain under `domains`)")
+        _check_generate(config.generate[name], f"{where}:generate.{name}")
         for world in config.generate[name].worlds or ("",):
             if world not in DOMAINS or DOMAINS[world].name != name:
                 mine = ", ".join(sorted(key for key, domain in DOMAINS.items() if domain.name == name))
                 raise ValueError(f"{where}:generate.{name}.worlds: no world {world!r} of {name}; known are {mine}")
+
+
+def _check_generate(block: GenerateConfig, where: str) -> None:
+    """Numbers that would make no data, or never end."""
+    for key in ("tries", "steer_every", "max_proposals", "region_proposals", "shards"):
+        if getattr(block, key) < 1:
+            raise ValueError(f"{where}.{key}: {getattr(block, key)} is less than 1")
+    for key in ("noise", "solve_rate_min", "solve_rate_max", "steer_floor", "min_yield"):
+        if not 0 <= getattr(block, key) <= 1:
+            raise ValueError(f"{where}.{key}: {getattr(block, key)} is not between 0 and 1")
+    if block.solve_rate_min > block.solve_rate_max:
+        raise ValueError(f"{where}.solve_rate_min: {block.solve_rate_min} is more than solve_rate_max")
+    if block.solver != "expert" and not block.solver.startswith(("checkpoint:", "endpoint:")):
+        raise ValueError(f"{where}.solver: {block.solver!r} is none of expert, checkpoint:FOLDER, endpoint:URL#MODEL")

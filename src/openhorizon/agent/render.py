@@ -114,7 +114,7 @@ def render_trajectory(renderer: Renderer, domains: Mapping[str, Domain], traject
 
     def ids(turn: Turn) -> list[int]:
         if turn.role == "prompt":
-            return renderer.prompt(domain.system, domain.tools, turn.text)
+            return renderer.prompt(domain.system, domain.tools_for(trajectory.task), turn.text)
         return renderer.tool(turn.text) if turn.role == "tool" else renderer.assistant(turn.text)
 
     return replace(trajectory, turns=tuple(replace(turn, ids=tuple(ids(turn))) for turn in trajectory.turns))

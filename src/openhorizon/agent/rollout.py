@@ -18,7 +18,7 @@ from typing import Protocol
 from openhorizon.agent.render import Renderer, read_action
 from openhorizon.agent.trajectory import Status, Trajectory, Turn
 from openhorizon.config import BudgetConfig
-from openhorizon.domains.base import Answer, Domain, Task, Verdict
+from openhorizon.domains.base import Answer, Domain, EnvironmentDied, Task, Verdict, open_environment
 from openhorizon.seeds import derive
 
 ABORT_TRIES = 3
@@ -61,8 +61,8 @@ class Episode:
         self.domain, self.task, self.renderer, self.policy, self.seed = domain, task, renderer, policy, seed
         self.turn_tokens, self.context_tokens = budget.turn_tokens, budget.context_tokens
         self.max_calls = allowed_calls(budget, task.horizon) if domain.tools else 0
-        self.environment = domain.start(task)
-        self.prompt_ids = renderer.prompt(domain.system, domain.tools, task.prompt)
+        self.environment = open_environment(domain, task)
+        self.prompt_ids = renderer.prompt(domain.system, domain.tools_for(task), task.prompt)
         self.turns = [Turn("prompt", task.prompt, tuple(self.prompt_ids))]
         self.answer: Answer | None = None
         self.status: Status | None = None
@@ -142,7 +142,12 @@ def rollout(
         for i in waiting:
             task, budget = tasks[i], budgets[tasks[i].domain]
             own = derive(seed, task.id, nth[i], attempt)
-            episodes[i] = Episode(domains[task.world], task, policy.renderer, budget, policy.name, own)
+            try:
+                episodes[i] = Episode(domains[task.world], task, policy.renderer, budget, policy.name, own)
+            except EnvironmentDied as error:  # it did not even start
+                verdict, turns = Verdict(False, 0.0, f"environment: {error}"), (Turn("prompt", task.prompt),)
+                finished[i] = Trajectory(task, turns, None, Status.ABORTED, verdict, policy.name, own)
+                continue
             if len(episodes[i].prompt_ids) >= budget.context_tokens:
                 raise ValueError(
                     f"budget.{task.domain}.context_tokens={budget.context_tokens}: the prompt of task "

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from openhorizon.domains.base import Task, Verdict
+
+GROUP_ROWS = 500
+GROUP_CHARS = 8_000_000
 
 
 class Status(StrEnum):
@@ -69,35 +72,96 @@ class Trajectory:
         return sum(turn.role == "tool" for turn in self.turns)
 
 
+class Writer:
+    """A table written row group by row group, so that no more than one group is held in memory. A context manager.
+
+    A group ends after ``GROUP_ROWS`` rows or ``GROUP_CHARS`` characters: the bytes depend on the rows alone.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path, self.schema = path, schema
+        self._rows: list[dict[str, Any]] = []
+        self._chars = 0
+
+    def __enter__(self) -> Self:
+        self._file = pq.ParquetWriter(self.path, self.schema, compression="zstd")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        self._file.close()
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        """One row as ``read_rows`` gives it."""
+        self._rows.append(row)
+        self._chars += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(self._rows) >= GROUP_ROWS or self._chars >= GROUP_CHARS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._file.write_table(pa.Table.from_pylist(self._rows, schema=self.schema))
+            self._rows, self._chars = [], 0
+
+
+class TrajectoryWriter(Writer):
+    """One row a trajectory: flat columns to query, and the turns as JSON."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, _TRAJECTORY_SCHEMA)
+
+    def add(self, trajectory: Trajectory) -> None:
+        self.add_row(_to_row(trajectory))
+
+
+class TaskWriter(Writer):
+    """One row a task."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, _TASK_SCHEMA)
+
+    def add(self, task: Task) -> None:
+        self.add_row({"task": _task_json(task), "domain": task.domain, "id": task.id, "horizon": task.horizon})
+
+
 def write_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
-    """One row a trajectory: flat columns to query, and the turns as JSON. An empty list makes an empty table."""
-    rows = [_to_row(trajectory) for trajectory in trajectories]
-    pq.write_table(pa.Table.from_pylist(rows, schema=_TRAJECTORY_SCHEMA), path, compression="zstd")
+    """Write all of them; none make an empty table."""
+    with TrajectoryWriter(path) as writer:
+        for trajectory in trajectories:
+            writer.add(trajectory)
 
 
 def read_trajectories(path: Path) -> list[Trajectory]:
     """Raises ``ValueError`` with the path where the file is missing, truncated or of another schema."""
-    return [_from_row(row) for row in _read(path, _TRAJECTORY_SCHEMA)]
+    return list(iter_trajectories(path))
+
+
+def iter_trajectories(path: Path) -> Iterator[Trajectory]:
+    """The same one by one, in the memory of one row group."""
+    return (trajectory_of(row) for row in _read(path, _TRAJECTORY_SCHEMA))
 
 
 def write_tasks(path: Path, tasks: Iterable[Task]) -> None:
-    """One row a task."""
-    pq.write_table(
-        pa.Table.from_pylist(
-            [
-                {"task": _task_json(task), "domain": task.domain, "id": task.id, "horizon": task.horizon}
-                for task in tasks
-            ],
-            schema=_TASK_SCHEMA,
-        ),
-        path,
-        compression="zstd",
-    )
+    """Write all of them; none make an empty table."""
+    with TaskWriter(path) as writer:
+        for task in tasks:
+            writer.add(task)
 
 
 def read_tasks(path: Path) -> list[Task]:
     """Raises ``ValueError`` with the path where the file is missing, truncated or of another schema."""
     return [_task(row["task"]) for row in _read(path, _TASK_SCHEMA)]
+
+
+def trajectory_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of trajectories as they are on disk, for ``Writer.add_row``."""
+    return _read(path, _TRAJECTORY_SCHEMA)
+
+
+def task_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The same of tasks."""
+    return _read(path, _TASK_SCHEMA)
 
 
 _TASK_SCHEMA = pa.schema([("task", pa.string()), ("domain", pa.string()), ("id", pa.string()), ("horizon", pa.int32())])
@@ -119,15 +183,22 @@ _TRAJECTORY_SCHEMA = pa.schema(
 )
 
 
-def _read(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+def _read(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    """The rows of a table, a batch in memory at a time."""
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            if file.schema_arrow.names != schema.names:
+                names = file.schema_arrow.names
+                raise ValueError(f"{path}: columns {names}, expected {schema.names}; run its stage again")
+            for batch in file.iter_batches(batch_size=GROUP_ROWS):
+                yield from batch.to_pylist()
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"{path}: missing or damaged ({str(error).splitlines()[0]}); run its stage again") from error
-    if table.schema.names != schema.names:
-        raise ValueError(f"{path}: columns {table.schema.names}, expected {schema.names}; run its stage again")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+
+
+def world_of(row: dict[str, Any]) -> str:
+    """The world of a row's task."""
+    return _task(row["task"]).world
 
 
 def _task_json(task: Task) -> str:
@@ -163,7 +234,8 @@ def _to_row(trajectory: Trajectory) -> dict[str, Any]:
     }
 
 
-def _from_row(row: dict[str, Any]) -> Trajectory:
+def trajectory_of(row: dict[str, Any]) -> Trajectory:
+    """A row of ``trajectory_rows`` as what it stands for."""
     turns = tuple(
         Turn(
             turn["role"],

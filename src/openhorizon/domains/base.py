@@ -20,7 +20,8 @@ from __future__ import annotations
 import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -162,6 +163,7 @@ class Domain(ABC):
     source: str = ""  # of the world within it
     system: str  # system prompt, the same for every task
     tools: tuple[Tool, ...]
+    scripted: bool = True  # False: no expert, its tasks come with demonstrations (those of the training split)
 
     @property
     def world(self) -> str:
@@ -175,6 +177,22 @@ class Domain(ABC):
     def guesses(self, task: Task) -> tuple[str, ...]:
         """Answers that somebody could give without the work: options named in the prompt, a rule ignored, a unit
         dropped. Self-play tries them all, and a task that accepts one is refused (rule 5, no shortcut)."""
+        return ()
+
+    def tools_for(self, task: Task) -> tuple[Tool, ...]:
+        """What a policy is offered in this task: all tools, or, where a world has too many for one prompt, those of the
+        services that the task is about. Never empty where ``tools`` is not."""
+        return self.tools
+
+    def demonstration(self, task: Task) -> tuple[Action, ...] | None:
+        """A solution that came with the task, written by the people who wrote the task (a benchmark's gold calls, a
+        simulator's gold path), or None. It may know what no policy was shown, so it is no expert: it is replayed by
+        ``replay`` and labelled policy "dataset". A world with demonstrations needs no expert; training tasks only."""
+        return None
+
+    def heldout_texts(self) -> tuple[str, ...]:
+        """Texts of the public benchmark that this world is made from, one or more a test item: no training task of any
+        world may contain them. Empty where there is no such benchmark, or its package is not installed."""
         return ()
 
     @abstractmethod
@@ -205,17 +223,63 @@ def split_of(pair: tuple[str, str]) -> Split:
     return "heldout" if int.from_bytes(digest[:4], "big") % 100 < HELDOUT_PERCENT else "train"
 
 
+class EnvironmentDied(RuntimeError):
+    """A world broke under an episode: says nothing of who acted in it, so the episode is tried again."""
+
+
 def solve(
     domain: Domain, task: Task, rng: random.Random, noise: float, max_steps: int
 ) -> tuple[Environment, Answer | None]:
-    """Run the scripted expert on ``task``; the answer is None if it used ``max_steps`` tool calls without one."""
-    environment = domain.start(task)
-    expert = domain.expert(task.prompt, rng, noise)
-    action = next(expert)
-    for _ in range(max_steps + 1):
-        if isinstance(action, Answer):
-            return environment, action
-        if len(environment.steps) == max_steps:
-            break
-        action = expert.send(environment.call(action))
-    return environment, None
+    """Run the scripted expert on ``task``; the answer is None if it used ``max_steps`` tool calls without one. The
+    caller closes the environment once it has its verdict.
+
+    Raises:
+        EnvironmentDied: start or a tool raised; the environment is closed by then.
+    """
+    with _alive(domain, task) as environment:
+        expert = domain.expert(task.prompt, rng, noise)
+        action = next(expert)
+        for _ in range(max_steps + 1):
+            if isinstance(action, Answer):
+                return environment, action
+            if len(environment.steps) == max_steps:
+                break
+            action = expert.send(carry_out(environment, action))
+        return environment, None
+
+
+def replay(domain: Domain, task: Task, actions: Sequence[Action]) -> tuple[Environment, Answer | None]:
+    """Carry out a demonstration, to its first answer. Raises and leaves to the caller what ``solve`` does."""
+    with _alive(domain, task) as environment:
+        for action in actions:
+            if isinstance(action, Answer):
+                return environment, action
+            carry_out(environment, action)
+        return environment, None
+
+
+def open_environment(domain: Domain, task: Task) -> Environment:
+    """``domain.start``; whatever it raises comes as ``EnvironmentDied``."""
+    try:
+        return domain.start(task)
+    except Exception as error:  # a world's own failure, whatever its type: a boundary, as in agent/rollout.py
+        raise EnvironmentDied(f"start: {type(error).__name__}: {error}") from error
+
+
+def carry_out(environment: Environment, call: Call) -> Observation:
+    """``environment.call``; whatever the tool raises comes as ``EnvironmentDied``."""
+    try:
+        return environment.call(call)
+    except Exception as error:  # the same boundary
+        raise EnvironmentDied(f"{call.name}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _alive(domain: Domain, task: Task) -> Iterator[Environment]:
+    """A fresh environment, closed where the block raises."""
+    environment = open_environment(domain, task)
+    try:
+        yield environment
+    except BaseException:
+        environment.close()
+        raise

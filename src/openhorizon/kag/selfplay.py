@@ -1,224 +1,387 @@
 """Self-play expansion (section 2.2.2): propose → solve → verify, and write both verdicts back.
 
-The proposer is the domain's own walk over its corpus or tool graph. The solver is the domain's scripted expert, with
-noise, given several tries. The verifier accepts a task with its trajectory only under the paper's five rules, each a
-function here that returns "" or the reason of its refusal.
+The proposer is a world's own walk over its corpus or tool graph, in the region whose turn it is (``steer``). The task's
+reference solution passes the rules that are about the task (verifiable, no shortcut); then a solver tries the task
+(``solve``), and its episodes pass those that are about a trajectory (valid, process-informative, evidence-covering).
+A rejected region is proposed again with the next seed, within bounds: ``region_proposals`` refusals in a row close a
+region, ``max_proposals`` end the run, and so does a yield under ``min_yield``.
 
-Where we differ from the paper: tasks of horizon 1 are kept, although they are look-ups, as the start of the curriculum
-(rules 3 and 5 exempt them). Ambiguity is judged by trying shortcuts: an answer that somebody could give without the
-evidence must not be accepted by the answer check alone.
+Everything streams: outcomes are handed out one by one, and what is remembered of them (fingerprints, common answers,
+solve rates) takes a few bytes a task or none.
+
+Where we differ from the paper: tasks of horizon 1 are kept, although they are look-ups, as the start of the curriculum.
+Without noise the expert's episode is the reference solution itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from openhorizon.agent.render import write_action
-from openhorizon.agent.trajectory import Status, Trajectory, Turn
-from openhorizon.domains.base import Answer, Domain, Split, Step, Task, Verdict, solve
-from openhorizon.kag.graph import holds, normal, reasoning
+import numpy as np
+import numpy.typing as npt
+
+from openhorizon.agent.trajectory import Status, Trajectory
+from openhorizon.domains.base import Domain, EnvironmentDied, Split, Task, Verdict
+from openhorizon.kag.rules import (
+    Answers,
+    evidence_covering,
+    no_shortcut,
+    process_informative,
+    valid,
+    verifiable,
+)
+from openhorizon.kag.solve import DEATH_TRIES, DIED, UNREACHED, Episode, Solver, play, survive, turns_of
+from openhorizon.kag.steer import Region, SolveRates, Turns
 from openhorizon.seeds import derive, rng
 
-RULES = ("verifiable", "valid", "process-informative", "evidence-covering", "no shortcut")
-BEFORE_RULES = ("no proposal", "duplicate", "shared prompt", "shared pair")  # why a draw never reaches the rules
-TRIES = 3  # ours: how often the solver may try a task before its region goes back to the proposer
-
-
-@dataclass(frozen=True)
-class Episode:
-    """What the solver did with a task, and what the domain's verifier said of it."""
-
-    task: Task
-    steps: tuple[Step, ...]
-    answer: Answer | None
-    verdict: Verdict
-    seed: int
-
-    @property
-    def status(self) -> Status:
-        if self.answer is None:
-            return Status.TRUNCATED
-        return Status.SOLVED if self.verdict.passed else Status.FAILED
+PartName = Literal["heldout", "demonstrations", "prompts"]
+BEFORE_RULES = ("no proposal", "duplicate", "shared prompt", "shared pair", "contaminated")  # a draw met no rule
+BESIDE_RULES = ("solve rate", DIED, UNREACHED)  # refused by no rule either
+TRIED = "tried"  # no refusal: an episode that only measures how often the solver succeeds
+WARM_UP = 100  # tasks drawn before a yield says anything
+DIED_IN_ROW = 10  # episodes; more of them mean that the world does not work here at all
+PENDING = 65_536  # fingerprints kept as a set before they are sorted in
 
 
 @dataclass(frozen=True)
 class Outcome:
     """One verdict of the verifier: ``rule`` is empty where the episode was accepted. ``episode`` is None where the draw
-    did not reach the solver."""
+    did not reach the solver; ``attempt``: it is the solver's own, not the reference solution."""
 
     horizon: int
     rule: str
     reason: str
     episode: Episode | None = None
+    world: str = ""
+    attempt: bool = False
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """When self-play stops without what was asked for."""
+
+    max_proposals: int
+    region_proposals: int
+    min_yield: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is to be made: ``count`` tasks over ``regions``. ``tries`` 0: the reference solution is enough; otherwise
+    the solver tries a task that often. A prompt is kept where the share that it solved lies in ``solve_rate``."""
+
+    name: PartName
+    count: int
+    regions: tuple[Region, ...]
+    tries: int = 0
+    floor: float = 1.0  # share of an even split that steering leaves to every region; 1: no steering
+    every: int = 100  # slots between two looks at the solve rates
+    solve_rate: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def split(self) -> Split:
+        return "heldout" if self.name == "heldout" else "train"
+
+
+class Fingerprints:
+    """A set of 64-bit numbers at eight bytes each, and a little."""
+
+    def __init__(self) -> None:
+        self._sorted: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._pending: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._sorted) + len(self._pending)
+
+    def add(self, value: int) -> bool:
+        """Whether it was new."""
+        if value in self._pending:
+            return False
+        at = int(np.searchsorted(self._sorted, np.uint64(value)))
+        if at < len(self._sorted) and int(self._sorted[at]) == value:
+            return False
+        self._pending.add(value)
+        if len(self._pending) >= PENDING:
+            fresh = np.fromiter(self._pending, np.uint64, len(self._pending))
+            self._sorted = np.union1d(self._sorted, fresh)
+            self._pending.clear()
+        return True
 
 
 @dataclass
 class Memory:
     """What earlier rounds leave behind for later ones: nothing is proposed twice, no constant answer pays, and nothing
-    that ``barred`` holds is used again in another split."""
+    that ``barred`` holds or ``contaminated`` finds is used in the training split."""
 
-    max_proposals: int
     proposals: dict[Split, int] = field(default_factory=lambda: {"train": 0, "heldout": 0})
-    seen: set[str] = field(default_factory=set)
-    answers: Counter[str] = field(default_factory=Counter)
+    seen: Fingerprints = field(default_factory=Fingerprints)
+    answers: dict[str, Answers] = field(default_factory=dict)  # by world
+    rates: SolveRates = field(default_factory=SolveRates)
+    closed: list[str] = field(default_factory=list)  # regions that ran dry, in words
     barred_prompts: set[str] = field(default_factory=set)
     barred_pairs: set[tuple[str, str]] = field(default_factory=set)
+    contaminated: Callable[[Task], str] | None = None
+    deaths: int = 0  # how often an environment broke, whether another try mended it or not
+    died_in_row: int = 0
 
 
-def expand(
-    domain: Domain,
-    split: Split,
-    horizons: Sequence[int],
-    count: int,
-    noise: float,
-    max_calls: Callable[[int], int],
-    seed: int,
-    memory: Memory,
-) -> Iterator[Outcome]:
-    """Every outcome until ``count`` are accepted, the accepted ones' horizons taking turns: any prefix is balanced.
+class SelfPlay:
+    """One shard's rounds of propose, solve, verify; ``expand`` is called once a part."""
 
-    A rejected region (split and horizon) is proposed again with the next seed. Without noise the episode is the
-    reference solution.
+    def __init__(
+        self,
+        worlds: Mapping[str, Domain],
+        solver: Solver,
+        max_calls: Callable[[int], int],
+        bounds: Bounds,
+        seed: int,
+        shard: int = 0,
+        memory: Memory | None = None,
+    ) -> None:
+        self.worlds, self.solver, self.max_calls, self.bounds = worlds, solver, max_calls, bounds
+        self.seed, self.shard = seed, shard
+        self.memory = memory or Memory()
+        self._name = next(iter(worlds.values())).name
+        self._refused: Counter[tuple[Region, str]] = Counter()
+        self._example: dict[str, str] = {}
+        self._in_row: Counter[Region] = Counter()
+        self._accepted: Counter[Region] = Counter()
+        self._drawn = self._lost = 0  # tasks, and those of them that were refused
 
-    Raises:
-        ValueError: ``memory.max_proposals`` were drawn; the message says which rule rejected how many.
-    """
-    refused: Counter[tuple[int, str]] = Counter()
-    for slot in range(count):
-        horizon, accepted = horizons[slot % len(horizons)], False
-        while not accepted:
-            if sum(memory.proposals.values()) >= memory.max_proposals:
-                tried = f"after {memory.max_proposals} proposals"
-                where = f"generate.{domain.name}: {slot} of {count} {split} tasks {tried}"
-                raise ValueError(f"{where}, {_stuck(refused, horizon)}; ask for fewer tasks or other horizons")
-            index = memory.proposals[split]
-            memory.proposals[split] = index + 1
-            task_seed = derive(seed, domain.name, split, index)
-            for outcome in _round(domain, split, horizon, noise, max_calls(horizon), task_seed, memory):
-                accepted = not outcome.rule
-                if not accepted:
-                    refused[horizon, outcome.rule] += 1
-                yield outcome
+    def expand(self, part: Part) -> Iterator[Outcome]:
+        """Every outcome until ``part.count`` tasks are accepted. With even turns any prefix of the accepted is balanced
+        over the regions, but for what one batch of the solver holds.
 
-
-def _round(
-    domain: Domain, split: Split, horizon: int, noise: float, max_calls: int, seed: int, memory: Memory
-) -> Iterator[Outcome]:
-    """Propose one task, solve it, verify it. The last outcome is the task's."""
-    task = domain.propose(rng(seed, "propose"), split, horizon, seed)
-    if task is None:
-        yield Outcome(horizon, "no proposal", "the domain found none")
-        return
-    key = fingerprint(task)
-    if key in memory.seen:
-        yield Outcome(horizon, "duplicate", "same prompt and state as an earlier task")
-        return
-    memory.seen.add(key)
-    if task.prompt in memory.barred_prompts:
-        yield Outcome(horizon, "shared prompt", "the other split has this prompt")
-        return
-    if not memory.barred_pairs.isdisjoint(task.entity_pairs):
-        yield Outcome(horizon, "shared pair", "the other split has one of its entity pairs")
-        return
-    reference = play(domain, task, seed, 0.0, max_calls)
-    constant = memory.answers.most_common(1)[0][0] if memory.answers else ""
-    reasons = {"verifiable": verifiable(reference), "no shortcut": no_shortcut(reference, constant)}
-    rejected = next((Outcome(horizon, rule, why, reference) for rule, why in reasons.items() if why), None)
-    if rejected is not None:
-        yield rejected
-        return
-    for attempt in range(TRIES if noise else 1):
-        episode = play(domain, task, derive(seed, "try", attempt), noise, max_calls) if noise else reference
-        reasons = {
-            "valid": valid(episode),
-            "process-informative": process_informative(episode),
-            "evidence-covering": evidence_covering(episode, has_tools=bool(domain.tools)),
-        }
-        rule, why = next(((rule, why) for rule, why in reasons.items() if why), ("", ""))
-        if not rule:
-            memory.answers[normal(task.reference)] += 1
-        yield Outcome(horizon, rule, why, episode)
-        if not rule:
+        Raises:
+            ValueError: a bound was met; the message says which rule refused how many, and one reason of each.
+        """
+        if not part.count:
             return
+        if not part.regions:
+            raise ValueError(f"generate.{self._name}: {part.count} {part.name} asked for, but no horizons")
+        self._refused.clear()
+        self._example.clear()
+        self._in_row.clear()
+        self._accepted.clear()
+        self._drawn = self._lost = 0
+        turns = Turns(part.regions, part.floor, part.every, self.memory.rates)
+        again: deque[Region] = deque()
+        while (missing := part.count - self._accepted.total()) > 0:
+            size = min(self.solver.batch if part.tries else 1, missing)
+            wave = [again.popleft() if again else turns.next() for _ in range(size)]
+            drawn = []
+            for region in wave:
+                reference = None
+                while reference is None and region in turns.open:
+                    self._check(part, turns, region)
+                    if region in turns.open:
+                        reference = yield from self._draw(part, region)
+                if reference is not None:
+                    drawn.append((region, reference))
+            solved = set[int]()
+            for i, outcome in self._solve(part, drawn):
+                if not outcome.rule:
+                    solved.add(i)
+                yield self._note(drawn[i][0], outcome)
+            unsolved = [region for i, (region, _) in enumerate(drawn) if i not in solved]
+            self._lost += len(unsolved)
+            again.extend(region for region in unsolved if region in turns.open)
+
+    def _draw(self, part: Part, region: Region) -> Generator[Outcome, None, Episode | None]:
+        """Propose one task and look at it before anybody tries it; returns its reference solution if it is fit."""
+        memory, domain = self.memory, self.worlds[region.world]
+        index = memory.proposals[part.split]
+        memory.proposals[part.split] = index + 1
+        seed = derive(self.seed, region.world, part.split, self.shard, index)
+        task = domain.propose(rng(seed, "propose"), part.split, region.horizon, seed)
+        rule, why = ("no proposal", "the domain found none") if task is None else self._known(part, task)
+        self._drawn += task is not None
+        self._lost += bool(rule) and task is not None
+        if rule:
+            yield self._note(region, Outcome(region.horizon, rule, why, None, region.world))
+            return None
+        assert task is not None
+        reference, rule, why = self._fit(domain, task)
+        if rule:
+            self._lost += 1
+            yield self._note(region, Outcome(region.horizon, rule, why, reference, region.world))
+            return None
+        return reference
+
+    def _known(self, part: Part, task: Task) -> tuple[str, str]:
+        """Whether the task, or what it is made of, was used before."""
+        memory = self.memory
+        if not memory.seen.add(fingerprint(task)):
+            return "duplicate", "same prompt and state as an earlier task"
+        if part.split == "train":
+            if task.prompt in memory.barred_prompts:
+                return "shared prompt", "the other split has this prompt"
+            if not memory.barred_pairs.isdisjoint(task.entity_pairs):
+                return "shared pair", "the other split has one of its entity pairs"
+            why = memory.contaminated(task) if memory.contaminated else ""
+            if why:
+                return "contaminated", why
+        return "", ""
+
+    def _fit(self, domain: Domain, task: Task) -> tuple[Episode, str, str]:
+        """The reference solution, and what speaks against the task: the rule and the reason."""
+        if not domain.scripted and domain.demonstration(task) is None:
+            taken = Verdict(False, 0.0, "not tried: taken as the benchmark's authors wrote it")
+            return Episode(task, (), None, taken, task.seed), "", ""
+        max_calls = self.max_calls(task.horizon)
+        reference = survive(task, task.seed, lambda: play(domain, task, task.seed, 0.0, max_calls))
+        self.memory.deaths += reference.deaths
+        if reference.status is Status.ABORTED:
+            return reference, DIED, reference.verdict.reason
+        why = verifiable(reference)
+        if why:
+            return reference, "verifiable", why
+        common = self.memory.answers.setdefault(task.world, Answers()).common()
+        reason = ""
+        for _ in range(DEATH_TRIES):
+            try:
+                why = no_shortcut(domain, reference, common)
+            except EnvironmentDied as error:
+                self.memory.deaths += 1
+                reason = str(error)
+            else:
+                return reference, "no shortcut" if why else "", why
+        return replace(reference, ended=Status.ABORTED), DIED, reason
+
+    def _solve(self, part: Part, drawn: Sequence[tuple[Region, Episode]]) -> Iterator[tuple[int, Outcome]]:
+        """The solver's episodes of the tasks with their verdicts, and of each task whose episode is accepted."""
+        if not part.tries:
+            for i, (region, reference) in enumerate(drawn):
+                self._keep(reference)
+                yield i, Outcome(region.horizon, "", "", reference, region.world)
+            return
+        if self.solver.persistent:
+            tasks = [reference.task for _, reference in drawn for _ in range(part.tries)]
+            tried = self.solver.solve(tasks, derive(self.seed, "solver", self.shard)) if tasks else []
+            groups = [tried[i * part.tries : (i + 1) * part.tries] for i in range(len(drawn))]
+            for i, (region, reference) in enumerate(drawn):
+                yield from ((i, it) for it in self._judge(part, region, reference, iter(groups[i])))
+            return
+        for i, (region, reference) in enumerate(drawn):
+            one_by_one = (
+                self.solver.solve([reference.task], derive(self.seed, "try", attempt))[0]
+                for attempt in range(part.tries)
+            )
+            yield from ((i, it) for it in self._judge(part, region, reference, one_by_one))
+
+    def _judge(self, part: Part, region: Region, reference: Episode, episodes: Iterator[Episode]) -> Iterator[Outcome]:
+        """Verdicts over a task's episodes, one of which at most is accepted (for prompts the reference is, which stands
+        for the task). A solver that is not persistent is not asked again once the task is solved."""
+        has_tools, accepted, tries, solved = bool(self.worlds[region.world].tools), False, 0, 0
+        for episode in episodes:
+            self.memory.deaths += episode.deaths
+            aborted = episode.status is Status.ABORTED
+            if aborted:
+                rule = DIED if episode.verdict.reason.startswith(DIED) else UNREACHED
+                why = episode.verdict.reason
+            else:
+                rule, why = _refusal(episode, has_tools)
+                tries, solved = tries + 1, solved + episode.verdict.passed
+                self.memory.rates.add(region, episode.verdict.passed)
+            fine = not rule
+            if fine and (accepted or part.name == "prompts"):
+                rule = TRIED
+            accepted = accepted or (fine and part.name == "demonstrations")
+            if fine and not rule:
+                self._keep(episode)
+            yield Outcome(region.horizon, rule, why, episode, region.world, attempt=True)
+            if fine and not self.solver.persistent:
+                break
+        if part.name == "prompts" and tries:
+            low, high = part.solve_rate
+            if low <= solved / tries <= high:
+                self._keep(reference)
+                yield Outcome(region.horizon, "", "", reference, region.world)
+            else:
+                yield Outcome(region.horizon, "solve rate", f"solved {solved} of {tries} times", None, region.world)
+
+    def _keep(self, episode: Episode) -> None:
+        self.memory.answers.setdefault(episode.task.world, Answers()).add(episode.task.reference)
+
+    def _note(self, region: Region, outcome: Outcome) -> Outcome:
+        """Count an outcome for the bounds; it is handed on as it is."""
+        if outcome.rule == DIED:
+            self.memory.died_in_row += 1
+            if self.memory.died_in_row >= DIED_IN_ROW:
+                died = f"{self.memory.died_in_row} episodes in a row died with their environment"
+                raise ValueError(f"generate.{self._name}: {died}; the last: {outcome.reason}")
+        elif outcome.episode is not None:
+            self.memory.died_in_row = 0
+        if not outcome.rule:
+            self._accepted[region] += 1
+            self._in_row[region] = 0
+        elif outcome.rule != TRIED:
+            self._refused[region, outcome.rule] += 1
+            self._example.setdefault(outcome.rule, outcome.reason)
+            self._in_row[region] += 1
+        return outcome
+
+    def _check(self, part: Part, turns: Turns, region: Region) -> None:
+        """Hold the bounds before another proposal in ``region``; a region that ran dry is closed.
+
+        Raises:
+            ValueError: a bound of the run is met, or a region gave nothing at all.
+        """
+        done, bounds = self._accepted.total(), self.bounds
+        where = f"generate.{self._name}: {done} of {part.count} {part.name}"
+        spent = sum(self.memory.proposals.values())
+        if spent >= bounds.max_proposals:
+            stuck = self._stuck(region)
+            raise ValueError(f"{where} after {spent} proposals, {stuck}; ask for fewer tasks or other horizons")
+        if self._drawn >= WARM_UP and self._lost > (1 - bounds.min_yield) * self._drawn:
+            share = (
+                f"{self._lost} of {self._drawn} tasks refused, so that the yield is under min_yield={bounds.min_yield}"
+            )
+            raise ValueError(f"{where}: {share}, {self._stuck(region)}")
+        if self._in_row[region] < bounds.region_proposals:
+            return
+        dry = f"{region} gave {self._accepted[region]} {part.name}, then {self._in_row[region]} refusals in a row"
+        if not self._accepted[region] or len(turns.open) == 1:
+            raise ValueError(f"{where}: {dry}, {self._stuck(region)}; leave it out of the horizons")
+        self.memory.closed.append(f"{dry} ({self._by_rule(region)})")
+        turns.close(region)
+
+    def _stuck(self, region: Region) -> str:
+        """In words: which rule refused how many, where it stopped and in all, with a reason of each."""
+        reasons = "; ".join(f"{rule}: {why[:120]}" for rule, why in sorted(self._example.items()))
+        return (
+            f"stuck at {region}, refused there: {self._by_rule(region)}; in all: {self._by_rule(None)}"
+            f"{f' (such as {reasons})' if reasons else ''}"
+        )
+
+    def _by_rule(self, region: Region | None) -> str:
+        counts: Counter[str] = Counter()
+        for (where, rule), n in self._refused.items():
+            if region is None or where == region:
+                counts[rule] += n
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{rule} {n}" for rule, n in ranked) or "none"
 
 
-def play(domain: Domain, task: Task, seed: int, noise: float, max_calls: int) -> Episode:
-    """One run of the scripted expert under a budget of tool calls, judged by the domain's verifier."""
-    environment, answer = solve(domain, task, rng(seed, "expert"), noise, max_calls)
-    return Episode(task, tuple(environment.steps), answer, domain.verify(task, environment, answer), seed)
-
-
-def verifiable(reference: Episode) -> str:
-    """Rule 1: the task has verifiers, and they accept its reference solution."""
-    if not reference.task.verifiers:
-        return "the task names no verifier"
-    if reference.answer is None:
-        return f"the reference solution needs more than {len(reference.steps)} tool calls"
-    return "" if reference.verdict.passed else f"the reference solution is refused: {reference.verdict.reason}"
-
-
-def valid(episode: Episode) -> str:
-    """Rule 2: this trajectory reaches an answer that the verifier accepts."""
-    if episode.answer is None:
-        return f"no answer after {len(episode.steps)} tool calls"
-    return "" if episode.verdict.passed else f"wrong: {episode.verdict.reason}"
-
-
-def process_informative(episode: Episode) -> str:
-    """Rule 3: at least two distinct decisions (calls not refused, or reasoning steps). Horizon 1 is exempt."""
-    if episode.task.horizon < 2:
-        return ""
-    decisions = {
-        json.dumps([step.call.name, dict(step.call.arguments)], sort_keys=True)
-        for step in episode.steps
-        if not step.observation.error
+def _refusal(episode: Episode, has_tools: bool) -> tuple[str, str]:
+    """The first rule about trajectories that refuses, with its reason."""
+    reasons = {
+        "valid": valid(episode),
+        "process-informative": process_informative(episode),
+        "evidence-covering": evidence_covering(episode, has_tools),
     }
-    if episode.answer is not None and not episode.steps:
-        decisions |= set(reasoning(episode.answer))
-    return "" if len(decisions) >= 2 else f"{len(decisions)} distinct decision(s) for horizon {episode.task.horizon}"
+    return next(((rule, why) for rule, why in reasons.items() if why), ("", ""))
 
 
-def evidence_covering(episode: Episode, has_tools: bool) -> str:
-    """Rule 4: every required piece of evidence was consulted. Without tools the evidence stands in the question, and
-    the verdict's rubric says whether each piece was used."""
-    if not has_tools:
-        failed = sorted(item for item, met in episode.verdict.rubric.items() if not met)
-        if not episode.verdict.rubric:
-            return "the verdict has no rubric"
-        return f"rubric not met: {', '.join(failed)}" if failed else ""
-    shown = {item for step in episode.steps for item in step.observation.evidence}
-    missing = sorted(set(episode.task.evidence) - shown)
-    return f"not consulted: {', '.join(missing)}" if missing else ""
-
-
-def no_shortcut(reference: Episode, constant: str) -> str:
-    """Rule 5: nothing that can be guessed before the evidence was consulted is the answer. Horizon 1 is exempt.
-
-    Tried are the empty answer, ``constant`` (the most common answer so far), every run of words of the prompt, and of
-    the first observation from horizon 3 on: at horizon 2 that is the last step but one, which has to name what the last
-    step is to confirm.
-    """
-    task = reference.task
-    if task.horizon < 2:
-        return ""
-    answer = normal(task.reference)
-    if not answer:
-        return "the empty answer is right"
-    if holds(normal(task.prompt), answer):
-        return "the answer stands in the prompt"
-    first = reference.steps[0].observation.text if task.horizon > 2 and reference.steps else ""
-    if holds(normal(first), answer):
-        return "the answer stands in the first observation"
-    return "the most common answer is right" if answer == constant else ""
-
-
-def fingerprint(task: Task) -> str:
+def fingerprint(task: Task) -> int:
     """Two tasks with one fingerprint are duplicates: same prompt and same world."""
-    return hashlib.sha256(json.dumps([task.prompt, task.state], sort_keys=True).encode()).hexdigest()
+    text = json.dumps([task.world, task.prompt, task.state], sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def to_trajectory(outcome: Outcome) -> Trajectory:
@@ -226,29 +389,15 @@ def to_trajectory(outcome: Outcome) -> Trajectory:
     empty: the tokenizer is trained on these texts later."""
     episode = outcome.episode
     assert episode is not None, "a draw that never reached the solver has no trajectory"
-    turns = [Turn("prompt", episode.task.prompt)]
-    for step in episode.steps:
-        observation = step.observation
-        turns.append(Turn("assistant", write_action(step.call)))
-        turns.append(Turn("tool", observation.text, evidence=observation.evidence, error=observation.error))
-    if episode.answer is not None:
-        turns.append(Turn("assistant", write_action(episode.answer)))
     text = None if episode.answer is None else episode.answer.text
     verdict = episode.verdict
     if outcome.rule:
         verdict = replace(verdict, reason=f"{outcome.rule}: {outcome.reason}")
-    return Trajectory(episode.task, tuple(turns), text, episode.status, verdict, "expert", episode.seed)
+    return Trajectory(episode.task, turns_of(episode), text, episode.status, verdict, episode.policy, episode.seed)
 
 
-def _stuck(refused: Counter[tuple[int, str]], horizon: int) -> str:
-    """In words: which rule rejected how many, where it stopped and in all."""
-    here: Counter[str] = Counter({rule: n for (h, rule), n in refused.items() if h == horizon})
-    total: Counter[str] = Counter()
-    for (_, rule), n in refused.items():
-        total[rule] += n
-    return f"stuck at horizon {horizon}, refused there: {_counts(here)}; in all: {_counts(total)}"
-
-
-def _counts(counts: Counter[str]) -> str:
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{rule} {n}" for rule, n in ranked) or "none"
+def is_stored(outcome: Outcome) -> bool:
+    """Whether the outcome is written back: accepted and refused episodes are; what an aborted one did says nothing of
+    anybody, and of several solved tries of a task one is kept."""
+    episode = outcome.episode
+    return episode is not None and outcome.rule != TRIED and episode.status is not Status.ABORTED

@@ -1,216 +1,337 @@
 """Generate one domain's data by self-play: demonstrations, prompts, held-out tasks and the knowledge-action graph.
 
-Section 2.2 in one process. Held-out tasks come first; training tasks that share a prompt or an entity pair with them
-are dropped, and the stage raises if anything is shared after all. Demonstrations are finite in number and imperfect:
-the expert strays with chance ``noise``, and what it then fails to finish inside its budget is kept as rejected.
+Section 2.2 in three steps. Held-out tasks come first, over all regions evenly; training tasks that share a prompt, an
+entity pair or a long run of words with them, or with a public benchmark, are dropped. Then each shard makes its part of
+the demonstrations and prompts, with seeds of its own, streaming to disk. The last step merges the shards in their
+order, without what two of them came upon. How many shards there are decides the result, so it stands in params.yaml;
+whether they run one by one here, side by side, or as tasks of a flow (flows/generate.py) does not: finished shards are
+kept until the artifact is whole, and reused.
 
-Held-out tasks and their rejections stay out of the graph and of rejected.parquet: both are training data.
+Demonstrations are finite in number and imperfect: the solver's failures are kept as rejected, with the rule that
+refused them. Held-out tasks and their rejections stay out of the graph and of rejected.parquet: both are training data.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
+from openhorizon import domains as registry
+from openhorizon.agent.endpoint import Endpoint
 from openhorizon.agent.rollout import allowed_calls
-from openhorizon.agent.trajectory import Status, Trajectory, write_tasks, write_trajectories
+from openhorizon.agent.trajectory import (
+    TaskWriter,
+    read_tasks,
+)
 from openhorizon.artifacts import replace_dir, stage_dir, write_json
-from openhorizon.config import Config
+from openhorizon.config import Config, GenerateConfig
 from openhorizon.domains import DOMAINS
-from openhorizon.domains.base import Domain, Split, Task
-from openhorizon.kag.graph import Graph, build
-from openhorizon.kag.selfplay import BEFORE_RULES, RULES, Memory, Outcome, expand, to_trajectory
-from openhorizon.kag.store import write_graph
+from openhorizon.domains.base import Domain, Task
+from openhorizon.kag import benchmarks
+from openhorizon.kag.decontaminate import Contamination, usual_prompts
+from openhorizon.kag.selfplay import (
+    Bounds,
+    Memory,
+    Outcome,
+    Part,
+    PartName,
+    SelfPlay,
+)
+from openhorizon.kag.shards import ShardWriter, merge
+from openhorizon.kag.solve import EndpointSolver, ExpertSolver, PolicySolver, Solver
+from openhorizon.kag.steer import Region
+from openhorizon.kag.tally import Tally
+from openhorizon.pipeline import STATE_FOLDER
+from openhorizon.seeds import derive
+from openhorizon.tracking import PARENT_VARIABLE
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
 
+SHARDS = STATE_FOLDER / "shards"
+HELDOUT = "heldout"
+DECIDING_CODE = ("agent", "domains", "kag", "sandbox", "stages/generate.py", "seeds.py")
 PROGRESS_S = 1.0
-Item = TypeVar("Item")
+POLL_S = 0.1
+WORDING = 64  # draws of each world that show how it words its questions
+Say = Callable[[int, int, str], None]  # done, total, note
 
 
 def run(config: Config, target: str, log: StageLog) -> None:
     """Write ``artifacts/generate/TARGET``; layout in ``artifacts.py``.
 
     Raises:
-        ValueError: no such domain, a yield too low for ``max_proposals``, or training and held-out tasks overlap.
+        ValueError: no such domain, a yield too low, or training and held-out tasks overlap.
     """
-    if target not in DOMAINS or target not in config.generate:
-        raise ValueError(f"generate: unknown domain {target!r}; known are {', '.join(sorted(DOMAINS))}")
+    work = work_folder(config, target)
+    for other in work.parent.glob("*"):
+        if other != work:
+            shutil.rmtree(other)
+    wanted = config.generate[target]
+    if not (work / HELDOUT).exists():
+        run_shard(config, target, HELDOUT, log.progress)
+    missing = [str(i) for i in range(wanted.shards) if not (work / str(i)).exists()]
+    at_once = min(len(missing), _processes(config))
+    if at_once > 1:
+        _run_children(target, missing, at_once)
+    else:
+        for shard in missing:
+            run_shard(config, target, shard, log.progress)
     with replace_dir(stage_dir("generate", target)) as folder:
-        metrics = write_data(config, DOMAINS[target], folder, log)
+        found = merge(work / HELDOUT, [work / str(i) for i in range(wanted.shards)], folder)
+        metrics = {"domain": target, "seed": config.seed, "solver": wanted.solver, **found}
+        write_json(folder / "metrics.json", metrics)
+    shutil.rmtree(SHARDS / target)
     counts = metrics["counts"]
     log.metrics(0, words_mean=float(metrics["words"].get("mean", 0)), **{name: float(n) for name, n in counts.items()})
-    for horizon, row in metrics["expert"].items():
-        log.metrics(int(horizon), expert_success=row["success"])
+    for horizon, row in metrics["solve_rates"]["by_horizon"].items():
+        log.metrics(int(horizon), solve_rate=row["success"])
 
 
-def write_data(config: Config, domain: Domain, folder: Path, log: StageLog) -> dict[str, Any]:
-    """Fill ``folder``; returns what it wrote to metrics.json."""
-    wanted = config.generate[domain.name]
-    budget = partial(allowed_calls, config.budget[domain.name])
-    memory = Memory(wanted.max_proposals)
-    total = wanted.heldout + wanted.demonstrations + wanted.prompts
-    progress = _Progress(log, total)
-
-    def outcomes(part: str, split: Split, horizons: Sequence[int], count: int, noise: float) -> list[Outcome]:
-        if count and not horizons:
-            raise ValueError(f"generate.{domain.name}: {count} {part} asked for, but no horizons")
-        found = expand(domain, split, horizons, count, noise, budget, config.seed, memory)
-        return list(progress.watch(part, found))
-
-    heldout = outcomes("heldout", "heldout", wanted.heldout_horizons, wanted.heldout, 0.0)
-    heldout_tasks = [_task(outcome) for outcome in heldout if not outcome.rule]
-    memory.barred_prompts = {task.prompt for task in heldout_tasks}
-    memory.barred_pairs = {pair for task in heldout_tasks for pair in task.entity_pairs}
-    solved = outcomes("demonstrations", "train", wanted.horizons, wanted.demonstrations, wanted.noise)
-    proposed = outcomes("prompts", "train", wanted.prompt_horizons, wanted.prompts, 0.0)
-
-    prompts = [_task(outcome) for outcome in proposed if not outcome.rule]
-    accepted = [to_trajectory(outcome) for outcome in solved if not outcome.rule]
-    rejected = [to_trajectory(outcome) for outcome in [*solved, *proposed] if outcome.rule and outcome.episode]
-    progress.say("graph")
-    shared = check_disjoint(heldout_tasks, [*(trajectory.task for trajectory in accepted), *prompts])
-    graph = build(progress.watch("graph", [*accepted, *rejected]))
-    progress.say("writing")
-    write_graph(folder / "graph", graph)
-    write_trajectories(folder / "demonstrations.parquet", progress.watch("writing", accepted))
-    write_trajectories(folder / "rejected.parquet", progress.watch("writing", rejected))
-    write_tasks(folder / "prompts.parquet", progress.watch("writing", prompts))
-    write_tasks(folder / "heldout.parquet", progress.watch("writing", heldout_tasks))
-    parts = {"heldout": heldout, "demonstrations": solved, "prompts": proposed}
-    dropped = Counter(outcome.rule for outcome in [*solved, *proposed])
-    metrics = {
-        "domain": domain.name,
-        "seed": config.seed,
-        "proposals": dict(memory.proposals),
-        "counts": {
-            "demonstrations": len(accepted),
-            "rejected": len(rejected),
-            "prompts": len(prompts),
-            "heldout": len(heldout_tasks),
-        },
-        "acceptance": {part: _acceptance(found) for part, found in parts.items()},
-        "by_horizon": {part: _by_horizon(found) for part, found in parts.items()},
-        "duplicates_removed": sum(outcome.rule == "duplicate" for found in parts.values() for outcome in found),
-        "decontamination": {
-            **shared,
-            "pairs_dropped": dropped["shared pair"],
-            "prompts_dropped": dropped["shared prompt"],
-        },
-        "reference_calls_off_horizon": _off_horizon([*heldout, *proposed]) if domain.tools else 0,
-        "expert": _expert(solved),
-        "tool_calls": _spread([trajectory.tool_calls for trajectory in accepted]),
-        "words": _spread([words(trajectory) for trajectory in accepted]),
-        "graph": _describe(graph),
-    }
-    write_json(folder / "metrics.json", metrics)
-    return metrics
-
-
-def check_disjoint(heldout: Sequence[Task], train: Sequence[Task]) -> dict[str, int]:
-    """How much the two splits share, by kind: nothing.
+def run_shard(config: Config, target: str, shard: str, say: Say) -> None:
+    """Make one shard (a number), or the held-out tasks that all shards share (``heldout``), unless it is there.
 
     Raises:
-        ValueError: they share an entity pair, a seed or a prompt; the message has one of each.
+        ValueError: no such domain or shard, or a yield too low.
     """
-    shared: dict[str, set[Any]] = {
-        "shared_pairs": _pairs(heldout) & _pairs(train),
-        "shared_seeds": {task.seed for task in heldout} & {task.seed for task in train},
-        "shared_prompts": {task.prompt for task in heldout} & {task.prompt for task in train},
-    }
-    found = [f"{name} {len(items)} (such as {min(items)!r})" for name, items in shared.items() if items]
-    if found:
-        raise ValueError(f"training and held-out tasks overlap: {', '.join(found)}")
-    return {name: len(items) for name, items in shared.items()} | {
-        "heldout_pairs": len(_pairs(heldout)),
-        "train_pairs": len(_pairs(train)),
-    }
+    work = work_folder(config, target)
+    wanted = config.generate[target]
+    if shard != HELDOUT and not (shard.isdecimal() and int(shard) < wanted.shards):
+        raise ValueError(f"generate.{target}.shards={wanted.shards}: no shard {shard!r}")
+    if (work / shard).exists():
+        return
+    worlds = worlds_of(config, target)
+    if shard == HELDOUT:
+        with replace_dir(work / HELDOUT) as folder:
+            write_heldout(config, target, worlds, folder, say)
+        return
+    if not (work / HELDOUT).exists():
+        run_shard(config, target, HELDOUT, say)
+    heldout = read_tasks(work / HELDOUT / "heldout.parquet")
+    with replace_dir(work / shard) as folder:
+        write_shard(config, target, worlds, heldout, int(shard), folder, say)
 
 
-def words(trajectory: Trajectory) -> int:
-    """Words in all turns: what stands for length until there is a tokenizer."""
-    return sum(len(turn.text.split()) for turn in trajectory.turns)
+def write_heldout(config: Config, target: str, worlds: Mapping[str, Domain], folder: Path, say: Say) -> None:
+    """The held-out tasks, every region in turn. They are proposed once, so no benchmark bars them."""
+    wanted, tally = config.generate[target], Tally()
+    play = _self_play(config, target, worlds, ExpertSolver(worlds, 0.0, _max_calls(config, target)), 0, Memory())
+    part = Part("heldout", wanted.heldout, regions(worlds, wanted.heldout_horizons, "heldout_horizons"))
+    progress = _Progress(say, wanted.heldout)
+    with TaskWriter(folder / "heldout.parquet") as tasks:
+        for outcome in progress.watch("heldout", play.expand(part)):
+            tally.add("heldout", outcome, bool(worlds[outcome.world].tools))
+            if not outcome.rule and outcome.episode is not None:
+                tasks.add(outcome.episode.task)
+    tally.write(folder / "tally.json")
+    memory = play.memory
+    counted = {"proposals": memory.proposals["heldout"], "closed": memory.closed, "deaths": memory.deaths}
+    write_json(folder / "shard.json", counted)
+
+
+def write_shard(
+    config: Config,
+    target: str,
+    worlds: Mapping[str, Domain],
+    heldout: Sequence[Task],
+    shard: int,
+    folder: Path,
+    say: Say,
+) -> None:
+    """One shard's demonstrations, prompts, rejections and graph."""
+    wanted = config.generate[target]
+    contamination = _contamination(wanted, worlds, heldout, config.seed)
+    barred = {task.prompt for task in heldout}, {pair for task in heldout for pair in task.entity_pairs}
+    memory = Memory(barred_prompts=barred[0], barred_pairs=barred[1], contaminated=contamination.check)
+    play = _self_play(config, target, worlds, make_solver(config, target, worlds), shard, memory)
+    parts = _parts(wanted, worlds, shard)
+    progress = _Progress(say, sum(part.count for part in parts))
+    with ShardWriter(folder, worlds, heldout) as writer:
+        for part in parts:
+            for outcome in progress.watch(part.name, play.expand(part)):
+                writer.add(part.name, outcome)
+        progress.say("writing")
+    writer.finish(memory, contamination.report())
+
+
+def worlds_of(config: Config, target: str) -> dict[str, Domain]:
+    """The worlds that a domain's tasks are drawn from, by their key.
+
+    Raises:
+        ValueError: no such domain.
+    """
+    if target not in config.generate or all(domain.name != target for domain in DOMAINS.values()):
+        known = ", ".join(sorted({domain.name for domain in DOMAINS.values()}))
+        raise ValueError(f"generate: unknown domain {target!r}; known are {known}")
+    return {world: DOMAINS[world] for world in config.generate[target].worlds}
+
+
+def regions(worlds: Mapping[str, Domain], horizons: Sequence[int], key: str) -> tuple[Region, ...]:
+    """Every world with every horizon that it has tasks of, worlds taking turns.
+
+    Raises:
+        ValueError: a world has none of the horizons.
+    """
+    offered = {world: domain.offers(horizons) for world, domain in worlds.items()}
+    for world, found in offered.items():
+        if horizons and not found:
+            raise ValueError(
+                f"generate.{worlds[world].name}.{key}: world {world} has tasks of none of {list(horizons)}"
+            )
+    columns = ([Region(world, horizon) for horizon in found] for world, found in offered.items())
+    return tuple(region for row in zip_longest(*columns) for region in row if region is not None)
+
+
+def make_solver(config: Config, target: str, worlds: Mapping[str, Domain]) -> Solver:
+    """What ``generate.DOMAIN.solver`` names.
+
+    Raises:
+        ValueError: it names nothing that is known.
+        FileNotFoundError: the checkpoint is not there.
+    """
+    wanted = config.generate[target]
+    kind, _, where = wanted.solver.partition(":")
+    if wanted.solver == "expert":
+        return ExpertSolver(worlds, wanted.noise, _max_calls(config, target))
+    if kind == "checkpoint" and where:
+        from openhorizon.model.sampler import load_policy
+
+        return PolicySolver(worlds, load_policy(Path(where), config.machine), config.budget, wanted.temperature)
+    url, _, model = where.rpartition("#")
+    if kind == "endpoint" and url and model:
+        return EndpointSolver(worlds, Endpoint(url, model), config.budget, wanted.temperature)
+    raise ValueError(
+        f"generate.{target}.solver: {wanted.solver!r} is none of expert, checkpoint:FOLDER, endpoint:URL#MODEL"
+    )
+
+
+def work_folder(config: Config, target: str) -> Path:
+    """Where the finished shards of exactly this data lie: named by the params, the seed and the code that decide it.
+
+    Raises:
+        ValueError: no such domain.
+    """
+    worlds_of(config, target)
+    source = Path(registry.__file__).parents[1]
+    files = [path for name in DECIDING_CODE for path in _files(source / name, "*.py")]
+    kind, _, checkpoint = config.generate[target].solver.partition(":")
+    if kind == "checkpoint":
+        files += _files(Path(checkpoint), "*.safetensors")
+    read = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+    decides = [config.seed, asdict(config.generate[target]), asdict(config.budget[target]), read]
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+    return SHARDS / target / key
+
+
+def _files(path: Path, pattern: str) -> list[Path]:
+    return [path] if path.is_file() else sorted(path.rglob(pattern))
+
+
+def _self_play(
+    config: Config, target: str, worlds: Mapping[str, Domain], solver: Solver, shard: int, memory: Memory
+) -> SelfPlay:
+    wanted = config.generate[target]
+    bounds = Bounds(wanted.max_proposals, wanted.region_proposals, wanted.min_yield)
+    return SelfPlay(worlds, solver, _max_calls(config, target), bounds, config.seed, shard, memory)
+
+
+def _max_calls(config: Config, target: str) -> partial[int]:
+    return partial(allowed_calls, config.budget[target])
+
+
+def _parts(wanted: GenerateConfig, worlds: Mapping[str, Domain], shard: int) -> list[Part]:
+    """What one shard is to make: its share, beginning with another region than the shard before it. Prompts are tried
+    where the solver's success says which of them are worth a rollout; the scripted expert's says nothing of that."""
+
+    def part(name: PartName, total: int, horizons: Sequence[int], key: str, tries: int) -> Part:
+        count = total // wanted.shards + (shard < total % wanted.shards)
+        found = regions(worlds, horizons, key)
+        start = shard % max(len(found), 1)
+        bounds = wanted.solve_rate_min, wanted.solve_rate_max
+        turned = found[start:] + found[:start]
+        return Part(name, count, turned, tries, wanted.steer_floor, wanted.steer_every, bounds)
+
+    tries = 0 if wanted.solver == "expert" else wanted.tries
+    return [
+        part("demonstrations", wanted.demonstrations, wanted.horizons, "horizons", wanted.tries),
+        part("prompts", wanted.prompts, wanted.prompt_horizons, "prompt_horizons", tries),
+    ]
+
+
+def _contamination(
+    wanted: GenerateConfig, worlds: Mapping[str, Domain], heldout: Sequence[Task], seed: int
+) -> Contamination:
+    own = derive(seed, "wording")
+    wording = [
+        prompt
+        for domain in worlds.values()
+        if wanted.horizons
+        for prompt in usual_prompts(domain, domain.offers(wanted.horizons), WORDING, own)
+    ]
+    return Contamination(heldout, benchmarks.load(wanted.benchmarks), wanted.ngram, wording)
+
+
+def _processes(config: Config) -> int:
+    """How many shards may run at once here: the machine's threads, of which a flow gives each stage its share."""
+    machine = config.machine
+    return max(machine.threads // (machine.stages if os.environ.get(PARENT_VARIABLE) else 1), 1)
+
+
+def _run_children(target: str, shards: Sequence[str], at_once: int) -> None:
+    """Shards in processes of their own, each of which prints where it is. All of them end with this call.
+
+    Raises:
+        ValueError: one of them failed; the message is its own. What the others finished is kept.
+    """
+    waiting, running = list(shards), dict[str, subprocess.Popen[bytes]]()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    shard = waiting.pop(0)
+                    command = ["-m", "openhorizon", "stage", "generate", "--target", target, "--shard", shard]
+                    with Path(folder, shard).open("wb") as said:
+                        running[shard] = subprocess.Popen(
+                            [sys.executable, *command], stdin=subprocess.DEVNULL, stderr=said
+                        )
+                time.sleep(POLL_S)
+                for shard in [shard for shard, child in running.items() if child.poll() is not None]:
+                    code = running.pop(shard).returncode
+                    lines = Path(folder, shard).read_text(errors="replace").splitlines() or [f"it ended with {code}"]
+                    if code:
+                        raise ValueError(f"generate@{target}, shard {shard}: {lines[-1].removeprefix('openhorizon: ')}")
+        finally:
+            for child in running.values():
+                child.terminate()
+                child.wait()
 
 
 class _Progress:
-    """Tells the log how many tasks of all parts are done, about once a second."""
+    """Tells the log how many tasks are done, about once a second."""
 
-    def __init__(self, log: StageLog, total: int) -> None:
-        self.log, self.total, self.done, self.last = log, total, 0, 0.0
+    def __init__(self, say: Say, total: int) -> None:
+        self._say, self.total, self.done, self.last = say, total, 0, 0.0
 
-    def watch(self, note: str, items: Iterable[Item]) -> Iterable[Item]:
-        """The same items; an accepted outcome is a task done."""
-        for item in items:
-            self.done += isinstance(item, Outcome) and not item.rule
+    def watch(self, note: str, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+        """The same outcomes; an accepted one is a task done."""
+        for outcome in outcomes:
+            self.done += not outcome.rule
             if time.monotonic() - self.last >= PROGRESS_S:
                 self.say(note)
-            yield item
+            yield outcome
 
     def say(self, note: str) -> None:
         self.last = time.monotonic()
-        self.log.progress(self.done, self.total, note)
-
-
-def _task(outcome: Outcome) -> Task:
-    assert outcome.episode is not None, "an accepted outcome has an episode"
-    return outcome.episode.task
-
-
-def _pairs(tasks: Sequence[Task]) -> set[tuple[str, str]]:
-    return {pair for task in tasks for pair in task.entity_pairs}
-
-
-def _acceptance(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """Outcomes by what decided them; every rule is listed, also where it refused nothing."""
-    counts = Counter(outcome.rule or "accepted" for outcome in outcomes)
-    return {name: counts[name] for name in ("accepted", *BEFORE_RULES, *RULES)}
-
-
-def _by_horizon(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    return _named(Counter(outcome.horizon for outcome in outcomes if not outcome.rule))
-
-
-def _off_horizon(references: Sequence[Outcome]) -> int:
-    """Accepted tasks whose reference solution takes more or fewer calls than their horizon says."""
-    return sum(not o.rule and o.episode is not None and len(o.episode.steps) != o.horizon for o in references)
-
-
-def _expert(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
-    """Success of the noisy expert by horizon, over all its tries."""
-    tries = [o for o in outcomes if o.episode is not None and o.rule not in ("verifiable", "no shortcut")]
-    report = {}
-    for horizon in sorted({outcome.horizon for outcome in tries}):
-        status = Counter(o.episode.status for o in tries if o.horizon == horizon and o.episode is not None)
-        report[str(horizon)] = {
-            "tries": status.total(),
-            "solved": status[Status.SOLVED],
-            "truncated": status[Status.TRUNCATED],
-            "success": round(status[Status.SOLVED] / status.total(), 4),
-        }
-    return report
-
-
-def _spread(values: Sequence[int]) -> dict[str, float]:
-    if not values:
-        return {}
-    ranked = sorted(values)
-    at = {f"p{q}": float(ranked[min(len(ranked) * q // 100, len(ranked) - 1)]) for q in (5, 50, 95)}
-    return {"mean": round(sum(ranked) / len(ranked), 3), "min": ranked[0], "max": ranked[-1], **at}
-
-
-def _describe(graph: Graph) -> dict[str, Any]:
-    return {
-        "nodes": _named(Counter(node.kind for node in graph.nodes)),
-        "edges": _named(Counter(edge.kind for edge in graph.edges)),
-        "records": len(graph.records),
-        "abilities": _named(Counter(ability for record in graph.records for ability in record.abilities)),
-    }
-
-
-def _named(counts: Counter[Any]) -> dict[str, int]:
-    return {str(name): n for name, n in sorted(counts.items())}
+        self._say(self.done, self.total, note)
