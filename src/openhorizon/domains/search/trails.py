@@ -31,7 +31,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from difflib import SequenceMatcher
 from itertools import combinations
 
 from openhorizon.domains.base import (
@@ -48,12 +47,12 @@ from openhorizon.domains.base import (
     split_of,
 )
 from openhorizon.domains.corpora.facts import Page, load_facts
+from openhorizon.domains.search.titles import near_duplicates, normal, words_of
 
 COMMON = 0.1  # share of pages beyond which a word is ignored by search
 TITLE_WEIGHT = 1.5
 RESULTS = 3
 MIN_LINKS = 3  # pages with fewer outgoing links are of low degree: never on a trail
-NEAR_RATIO = 0.85  # titles at least this similar are near-duplicates
 MASKED = 0.5  # chance that a start is masked
 FIND = 0.3  # chance that a hop is searched instead of followed
 WALKS = 8  # tried for one proposal
@@ -122,8 +121,8 @@ class SearchDomain(Domain):
     def verify(self, task: Task, environment: Environment, answer: Answer | None) -> Verdict:
         """Passed: the answer is the last page of the trail and every page of the trail was read."""
         missing = [title for title in task.evidence if title not in environment.consulted()]
-        named = _normal(re.split("answer:", answer.text, flags=re.IGNORECASE)[-1]) if answer else ""
-        rubric = {"answer": named == _normal(task.evidence[-1]), "path": not missing}
+        named = normal(re.split("answer:", answer.text, flags=re.IGNORECASE)[-1]) if answer else ""
+        rubric = {"answer": named == normal(task.evidence[-1]), "path": not missing}
         score = (1 - len(missing) / len(task.evidence) + rubric["answer"]) / 2
         if answer is None:
             reason = "no answer was given"
@@ -152,7 +151,7 @@ class SearchEnvironment(Environment):
         if call.name == "search":
             found = self.corpus.search(call.arguments["query"])
             return Observation(" ".join(f"{self.corpus.pages[t].kind} {t}." for t in found) or "no results")
-        title = self.corpus.titles.get(_normal(call.arguments["title"]))
+        title = self.corpus.titles.get(normal(call.arguments["title"]))
         if title is None:
             return Observation("error: no such page", error=True)
         if self.reached < len(self.stops) and title == self.stops[self.reached]:
@@ -170,9 +169,9 @@ class Corpus:
 
     def __init__(self, pages: Mapping[str, Page]) -> None:
         self.pages = pages
-        self.titles = {_normal(title): title for title in pages}
+        self.titles = {normal(title): title for title in pages}
         self.texts = {title: _write_page(page) for title, page in pages.items()}
-        self.near = _near_duplicates(list(pages))
+        self.near = _all_near_duplicates(list(pages))
         self.linked = {title: frozenset(o for ts in page.links.values() for o in ts) for title, page in pages.items()}
         self.walkable = [title for title in pages if len(self.linked[title]) >= MIN_LINKS]
         on_walks = frozenset(self.walkable)
@@ -192,11 +191,11 @@ class Corpus:
         self.describe = functools.cache(self._describe)
 
     def _index(self) -> None:
-        holds = {title: set(_words(text)) for title, text in self.texts.items()}
+        holds = {title: set(words_of(text)) for title, text in self.texts.items()}
         count = Counter(word for words in holds.values() for word in words)
         self.postings: dict[str, list[tuple[str, float]]] = {}
         for title, words in holds.items():
-            named = set(_words(title))
+            named = set(words_of(title))
             for word in sorted(words):
                 if count[word] <= COMMON * len(holds):
                     rarity = math.log(len(holds) / count[word])
@@ -205,7 +204,7 @@ class Corpus:
 
     def _search(self, query: str) -> tuple[str, ...]:
         scores: dict[str, float] = {}
-        for word in sorted(set(_words(query))):
+        for word in sorted(set(words_of(query))):
             for title, weight in self.postings.get(word, ()):
                 scores[title] = scores.get(title, 0.0) + weight
         return tuple(heapq.nsmallest(RESULTS, scores, key=lambda title: (-scores[title], title)))
@@ -304,36 +303,20 @@ def _constraints(page: Page) -> Iterator[Constraint]:
         yield "symbol", str(page.attributes["symbol"])
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())
-
-
-def _normal(title: str) -> str:
-    return " ".join(_words(title))
-
-
-def _near_duplicates(titles: list[str]) -> dict[str, frozenset[str]]:
+def _all_near_duplicates(titles: list[str]) -> dict[str, frozenset[str]]:
     """Title → titles that are too much like it, either way round: one's words hold the other's (``Guinea``,
     ``Guinea-Bissau``), one begins with the other (``Niger``, ``Nigeria``), or they are spelt alike."""
     near: dict[str, set[str]] = {title: set() for title in titles}
-    words = {title: frozenset(_words(title)) for title in titles}
     blocks: dict[str, list[str]] = {}
     for title in titles:
-        for key in sorted({*words[title], "^" + title[:3].lower()}):
+        for key in sorted({*words_of(title), "^" + title[:3].lower()}):
             blocks.setdefault(key, []).append(title)
     for block in blocks.values():
         for a, b in combinations(block, 2):
-            if words[a] <= words[b] or words[b] <= words[a] or _alike(a.lower(), b.lower()):
+            if near_duplicates(a, b):
                 near[a].add(b)
                 near[b].add(a)
     return {title: frozenset(others) for title, others in near.items()}
-
-
-def _alike(a: str, b: str) -> bool:
-    # Of "Group 8" and "Group 18" only the number tells, and it does.
-    if a[-1].isdigit() and b[-1].isdigit():
-        return False
-    return a.startswith(b) or b.startswith(a) or SequenceMatcher(None, a, b).ratio() >= NEAR_RATIO
 
 
 _START = re.compile(r"start at (?:page (?P<title>.+?)|the (?P<mask>.+?))\. Follow")
