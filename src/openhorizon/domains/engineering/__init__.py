@@ -1,0 +1,1 @@
+"""Engineering: a solution tree over real tables, with code that runs in the sandbox and answers graded in private."""
