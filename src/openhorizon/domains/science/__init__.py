@@ -1,1 +1,1 @@
-"""Scientific reasoning: one module a world."""
+"""Scientific reasoning (section 3): chains of element and compound data, problem sheets, and problems without tools."""

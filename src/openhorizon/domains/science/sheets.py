@@ -1,32 +1,34 @@
-"""Problem sheets over measured properties of the elements, in short text.
+"""Science in natural text: problem sheets over real data, solved with search, visit, scholar and code.
 
-A sheet is a chain of small problems. The prompt has the first note; a result shows the value so far and the next note:
+The prompt shows the first problem of a sheet. Its data are on the pages of substances (``search``, ``visit``), its
+constants and correlations in the reference texts (``scholar``); a program prints the result, and with it the next
+problem appears, until the sheet is finished:
 
-    visit Copper for mass                  Copper mass is 63.55 g/mol. value 63.55 g/mol. note: times 3
-    code 63.55 * 3                         63.55 * 3 is 190.7. value 190.7 g. note: search Zn
-    search Zn                              Zn is Zinc. value 190.7 g. note: visit Zn for mass
-    visit Zinc for mass                    Zinc mass is 65.38 g/mol. value 190.7 g. note: over Zinc
-    code 190.7 / 65.38                     190.7 / 65.38 is 2.917. value 2.917 mol. note: end
-    Answer: 2.917 mol
+    search "grain alcohol"           1. Ethanol (compound): C2H6O; CAS 64-17-5; ...
+    visit "Ethanol"                  # Ethanol ... - Antoine A: 10.33675 [Poling 2001] ...
+    scholar "Antoine (vapor pressure)"
+    code "... print(f'problem 1: {p:.6g} Pa')"
+                                     problem 1: 16671.2 Pa
+                                     Sheet 4821. Problem 2. How much heat ...
 
-A seed problem looks one quantity up and does one thing with it. Two kinds of variants lengthen it (section 3 of the
-paper): *harder*, where the result goes into another formula, and *interaction-enriched*, where what is needed has to be
-found first (an element by its symbol, a constant by ``scholar``). ``state["variant"]`` names them. The formulas are
-those that the units allow: grams over a molar mass are moles, kelvins times the gas constant J/mol.
+The sheet takes every result as it comes: whether it is right, only the verifier says. A later line for an earlier
+problem replaces its result. A task passes where every problem's result agrees with the reference in value and unit
+(any unit of that kind, within the tolerance), every page and text that it takes its data from was consulted, and the
+final answer is the last result.
 
-What differs from the paper: short texts for a small model, no arithmetic in its head, and ``code`` evaluates arithmetic
-only (parsed, never executed, so that it needs no sandbox; the natural-text world runs programs in it).
+What differs from the paper: problems are made, not collected; their seeds are ``families``, their variants
+``variants``, and a task's state names both. Long horizons are sheets of many problems, of which some start from the
+results of others. Programs run in the sandbox, each afresh: nothing is kept between calls, so the same program gives
+the same output and is run once.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import operator
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from openhorizon.domains.base import (
@@ -42,356 +44,293 @@ from openhorizon.domains.base import (
     Verdict,
     split_of,
 )
-from openhorizon.domains.corpora.periodic import Value, load_constants, load_elements, load_symbols, short
+from openhorizon.domains.science.families import families
+from openhorizon.domains.science.library import pages, reference, snippet, substances, texts
+from openhorizon.domains.science.problems import Problem, page_of, stated, tells, texts_of, value_of_answer, write
+from openhorizon.domains.science.solver import solve_sheet
+from openhorizon.domains.science.units import Quantity, agrees, read_quantity
+from openhorizon.domains.science.variants import (
+    asked_unit,
+    carried,
+    data_given,
+    distractor,
+    extra_retrieval,
+    lookup_first,
+    other_units,
+    second_quantity,
+    seed,
+    sound,
+)
+from openhorizon.sandbox import Limits, open_workspace
 
-TOLERANCE = 0.002  # relative, of an answer: the last of four digits
-MOST, LEAST = 99_999.0, 0.01  # a value outside is not shown well in four digits
-WALKS = 16  # sheets tried for one proposal
-MASKED = 0.3  # chance that an element is named by its symbol and has to be searched
-WRONG_UNIT = 0.03  # chance that a noisy expert answers in a wrong unit: such an episode fails
-SIGNS: dict[str, tuple[str, Callable[[float, float], float]]] = {
-    "plus": ("+", operator.add),
-    "minus": ("-", operator.sub),
-    "times": ("*", operator.mul),
-    "over": ("/", operator.truediv),
+DRAWS = 60  # problems tried for one place of a sheet
+SELF_CONTAINED = 0.05  # chance that a problem gives its data itself; where one call is left, always
+CHANCES = {  # of each variant, where it can be made
+    "other units": 0.5,
+    "second quantity": 0.35,
+    "asked unit": 0.35,
+    "distractor": 0.3,
+    "look-up first": 0.5,
+    "extra retrieval": 0.35,
+    "carried": 0.5,
 }
-PROPERTIES = ("mass", "radius", "density", "melts", "boils")
-FORMULAS: dict[str, tuple[tuple[str, str, str], ...]] = {  # unit → (operation, with what, unit of the result)
-    "g/mol": (("times", "number", "g"), ("plus", "mass", "g/mol")),
-    "g": (("times", "number", "g"), ("over", "mass", "mol"), ("over", "density", "cm3")),
-    "mol": (("times", "mass", "g"), ("times", "Molar", "L"), ("times", "number", "mol")),
-    "K": (("minus", "melts", "K"), ("plus", "number", "K"), ("times", "Gas", "J/mol")),
-    "J/mol": (("over", "number", "J/mol"), ("plus", "number", "J/mol")),
-    "pm": (("times", "number", "pm"), ("plus", "radius", "pm")),
-    "g/cm3": (("times", "number", "g"),),
-    "cm3": (("times", "density", "g"), ("over", "number", "cm3")),
-    "L": (("over", "Molar", "mol"), ("times", "number", "L")),
-}
-SCALES: dict[str, Mapping[str, float]] = {  # unit → others that an answer may be given in, and their size in it
-    "g/mol": {"kg/mol": 1e3},
-    "g": {"kg": 1e3, "mg": 1e-3},
-    "mol": {"mmol": 1e-3, "kmol": 1e3},
-    "K": {},
-    "J/mol": {"kJ/mol": 1e3},
-    "pm": {"nm": 1e3},
-    "g/cm3": {"kg/m3": 1e-3, "kg/L": 1.0},
-    "cm3": {"mL": 1.0, "L": 1e3},
-    "L": {"mL": 1e-3, "cm3": 1e-3},
-}
+LIMITS = Limits(wall_s=10.0, cpu_s=10, memory_mb=512, processes=8, output_chars=4000, file_mb=4)
+RDKIT = "rdkit.Chem"
+MAX_CODE = 4000
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_NOTE = re.compile(r"note: (.+)$")
-_TEXT = {"type": "string", "minLength": 1, "maxLength": 40}
+_RESULT = re.compile(r"^problem (\d{1,3}): (.+)$", re.MULTILINE)
 
 
-def _schema(**properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+def _text_tool(name: str, description: str, argument: str, longest: int) -> Tool:
+    text = {"type": "string", "minLength": 1, "maxLength": longest}
+    return Tool(
+        name,
+        description,
+        {"type": "object", "properties": {argument: text}, "required": [argument], "additionalProperties": False},
+    )
 
 
-@dataclass(frozen=True)
-class Step:
-    """One call: ``tool`` with ``asked`` (a symbol, a page, a constant, or how the other operand is named), and what the
-    value is afterwards. ``note`` is what the step before it showed."""
-
-    tool: str
-    note: str
-    asked: str
-    item: str  # of a visit: the property
-    number: str
-    unit: str
-
-
-class ScienceDomain(Domain):
+class ProblemSheets(Domain):
     name = "science"
-    system = "Do what each note says: search, visit, scholar or code. End with Answer: value and unit."
+    source = "problems"
+    system = (
+        "You solve problems in chemistry and physics with tools. Take data from pages and constants from the reference "
+        "texts, compute with code, and finish with a line 'Answer: number unit'."
+    )
     tools = (
-        Tool("search", "The element that has a symbol.", _schema(query=_TEXT)),
-        Tool("visit", "A property of an element.", _schema(page=_TEXT, item={"type": "string", "enum": [*PROPERTIES]})),
-        Tool("scholar", "A physical constant.", _schema(topic=_TEXT)),
-        Tool("code", "The value of an arithmetic expression.", _schema(run=_TEXT)),
+        _text_tool("search", "Find pages of elements, compounds and ions by name, formula or number.", "query", 200),
+        _text_tool("visit", "Read the page of a substance by its title.", "title", 100),
+        _text_tool("scholar", "Find and read a reference text on a constant or a correlation.", "query", 200),
+        _text_tool("code", "Run a Python program (rdkit is installed) and see what it prints.", "code", MAX_CODE),
     )
 
     def propose(self, rng: random.Random, split: Split, horizon: int, seed: int) -> Task | None:
-        """A sheet of ``horizon`` calls; None where ``WALKS`` drafts ran out of formulas or had a pair (first and last
-        element, with the value) of the other split."""
+        """A sheet whose problems need ``horizon`` calls in all; None where this draw finds none."""
         if horizon < 1:
-            raise ValueError(f"science: horizon {horizon} is less than 1")
-        for _ in range(WALKS):
-            steps = _draft(rng, horizon)
-            if steps is None:
-                continue
-            named = [f"{step.asked} {step.item}" for step in steps if step.tool == "visit"]
-            pair = (named[0], f"{named[-1]} {steps[-1].number}")
-            if split_of(pair) == split:
-                break
-        else:
-            return None
-        kinds = {step.tool for step in steps}
-        formulas = sum(step.tool == "code" for step in steps)
-        variant = [
-            name for name, is_so in (("harder", formulas > 1), ("interaction", kinds & {"search", "scholar"})) if is_so
+            raise ValueError(f"science/problems: horizon {horizon} is less than 1")
+        while split_of(pair := ("sheet", str(rng.randint(1000, 99999)))) != split:
+            pass
+        drafts: list[Problem] = []
+        results: list[Quantity] = []
+        known: set[str] = set()
+        left = horizon
+        while left:
+            draft = _next(rng, split, left, results, known)
+            if draft is None:
+                return None
+            problem, cost = draft
+            left -= cost
+            known |= _consulted(problem)
+            drafts.append(problem)
+            results.append(Quantity(value_of_answer(problem, results), problem.report or problem.unit))
+        problems = [
+            _to_json(problem, result, number)
+            for number, (problem, result) in enumerate(zip(drafts, results, strict=True), 1)
         ]
-        first = steps[0]
+        evidence = [item for problem in problems for item in problem["evidence"]]
         return Task(
             domain=self.name,
-            id=f"science-{split}-{horizon}-{seed}",
+            id=f"science-problems-{split}-{horizon}-{seed}",
             split=split,
-            prompt=f"Sheet {rng.randrange(1000, 10000)}: do what each note says. note: {first.note}",
+            prompt=_PROMPT.format(sheet=pair[1], problem=problems[0]["text"]),
             horizon=horizon,
             seed=seed,
-            state={"steps": [asdict(step) for step in steps], "variant": "+".join(variant) or "seed"},
-            evidence=tuple(f"step {i}" for i in range(1, horizon + 1)),
-            verifiers=("answer", "path"),
-            reference=f"Answer: {steps[-1].number} {steps[-1].unit}",
-            entity_pairs=(pair,),
+            state={"sheet": pair[1], "problems": problems},
+            evidence=tuple(dict.fromkeys(evidence)),
+            verifiers=("answer", *(f"problem {problem['number']}" for problem in problems), "evidence"),
+            reference=f"Answer: {results[-1].value:.6g} {results[-1].unit}",
+            entity_pairs=(pair, *dict.fromkeys(p for draft in drafts for p in _pairs(draft))),
+            source=self.source,
         )
 
-    def start(self, task: Task) -> SheetEnvironment:
+    def start(self, task: Task) -> Environment:
         return SheetEnvironment(task, self.tools)
 
-    def guesses(self, task: Task) -> tuple[str, ...]:
-        """The last number without its unit, and in another one: neither is an answer."""
-        number, unit = task.reference.removeprefix("Answer: ").split()
-        other = next(name for name in FORMULAS if name != unit and name not in SCALES[unit])
-        return (f"Answer: {number}", f"Answer: {number} {other}")
-
     def expert(self, prompt: str, rng: random.Random, noise: float) -> Expert:
-        return _expert(prompt, rng, noise)
+        return solve_sheet(prompt, rng, noise)
+
+    def guesses(self, task: Task) -> tuple[str, ...]:
+        """The quantities of the last problem's text, the answer without its unit or in a unit of the same size that
+        was not converted, and the constants that its families use."""
+        last = task.state["problems"][-1]
+        unit = last["unit"]
+        numbers = [f"Answer: {number} {unit}" for number in (*stated(last["text"]), "1", "0", "8.314462618", "298.15")]
+        unitless = [f"Answer: {last['value']:.6g} {other}" for other in ("", *OTHER_UNITS) if other != unit]
+        return (*numbers, *(guess for guess in unitless if not _right(last, guess)))
 
     def verify(self, task: Task, environment: Environment, answer: Answer | None) -> Verdict:
-        """Passed: the last value within ``TOLERANCE`` in its unit or a convertible one, and every step done."""
-        wanted, unit = task.reference.removeprefix("Answer: ").split()
+        """Passed: every problem was given the right result, from the evidence, and the last is the answer."""
+        assert isinstance(environment, SheetEnvironment)
+        problems = task.state["problems"]
         missing = [item for item in task.evidence if item not in environment.consulted()]
-        given = read_quantity(answer.text, unit) if answer else None
-        right = given is not None and abs(given - float(wanted)) <= TOLERANCE * abs(float(wanted))
-        rubric = {"answer": right, "path": not missing}
-        score = (1 - len(missing) / len(task.evidence) + right) / 2
+        rubric = {f"problem {p['number']}": _right(p, environment.results.get(p["number"], "")) for p in problems}
+        said = re.split("answer:", answer.text, flags=re.IGNORECASE)[-1] if answer else ""
+        rubric["answer"] = _right(problems[-1], said)
+        rubric["evidence"] = not missing
+        wrong = [item for item, met in rubric.items() if not met]
+        score = 1 - len(wrong) / len(rubric)
         if answer is None:
             reason = "no answer was given"
-        elif given is None:
-            reason = f"the answer is no quantity in {unit} or a unit that it converts to"
-        elif not right:
-            reason = f"the answer is not within {TOLERANCE:.1%} of the value"
+        elif not wrong:
+            reason = "every result is right and all evidence was consulted"
         else:
-            reason = (
-                f"{len(missing)} steps were not done, the first is {missing[0]}"
-                if missing
-                else "value and path are right"
-            )
-        return Verdict(all(rubric.values()), score, reason, rubric)
+            reason = f"not met: {', '.join(wrong)}" + (f"; not consulted: {', '.join(missing)}" if missing else "")
+        return Verdict(not wrong, score, reason, rubric)
+
+
+OTHER_UNITS = ("K", "kJ", "g", "Pa", "mol", "%")
+
+_PROMPT = """Work through problem sheet {sheet}. Take the data of substances from their pages and constants and \
+correlations from the reference texts, not from memory. Compute every problem with code that prints a line of the form
+problem 1: 12.34 kJ
+with the number and the unit of the result. The sheet then shows the next problem. When it says that it is finished, \
+answer with the last result.
+
+Problem 1. {problem}"""
 
 
 class SheetEnvironment(Environment):
-    """One sheet. State: how many of its steps are done."""
+    """State: the results printed so far, by problem."""
 
-    def __init__(self, task: Task, tools: Sequence[Tool]) -> None:
-        super().__init__(task, tools)
-        self.sheet = [Step(**step) for step in task.state["steps"]]
-        self.done = 0
+    def __init__(self, task: Task, tools: Iterable[Tool]) -> None:
+        super().__init__(task, tuple(tools))
+        self.problems: Sequence[Mapping[str, Any]] = task.state["problems"]
+        self.results: dict[int, str] = {}
 
     def execute(self, call: Call) -> Observation:
-        step = self.sheet[self.done] if self.done < len(self.sheet) else None
-        asked = next(iter(call.arguments.values()))
-        text = _look(call)
-        if text is None:
-            return Observation(f"error: no {asked[:20]}. {self._standing()}", error=True)
-        if step is None or step.tool != call.name or not _fits(step, call, self._number(), text):
-            return Observation(f"{text}. off, {self._standing()}")
-        self.done += 1
-        return Observation(f"{text}. {self._standing()}", (f"step {self.done}",))
+        if call.name == "search":
+            found = pages().search(call.arguments["query"])
+            lines = [f"{i}. {snippet(title)}" for i, title in enumerate(found, 1)]
+            return Observation("\n".join(lines) or "no results")
+        if call.name == "visit":
+            title = pages().find(call.arguments["title"])
+            if title is None:
+                return Observation("error: no such page; search for it", error=True)
+            return Observation(substances()[title].text, (f"page {title}",))
+        if call.name == "scholar":
+            hits = reference().search(call.arguments["query"])
+            if not hits:
+                return Observation("error: no such text", error=True)
+            others = f"\n\nSee also: {'; '.join(hits[1:])}" if hits[1:] else ""
+            return Observation(texts()[hits[0]].text + others, (f"text {hits[0]}",))
+        output, failed = run(call.arguments["code"])
+        return Observation(output if failed else output + self._advance(output), error=failed)
 
-    def _number(self) -> str:
-        return self.sheet[self.done - 1].number if self.done else ""
-
-    def _standing(self) -> str:
-        """The value so far and the note that is to be done."""
-        last = self.sheet[self.done - 1] if self.done else None
-        value = f"value {last.number} {last.unit}. " if last and last.number else ""
-        return f"{value}note: {self.sheet[self.done].note if self.done < len(self.sheet) else 'end'}"
-
-
-def read_quantity(text: str, unit: str) -> float | None:
-    """The number of ``Answer: 0.1907 kg`` in ``unit``; None where the unit is missing or does not convert."""
-    match = re.search(r"(-?\d+(?:\.\d+)?)\s*([A-Za-z][A-Za-z0-9/]*)\.?$", text.strip().rsplit("Answer:", 1)[-1].strip())
-    if match is None:
-        return None
-    scale = 1.0 if match.group(2) == unit else SCALES[unit].get(match.group(2))
-    return None if scale is None else float(match.group(1)) * scale
-
-
-def evaluate(expression: str) -> float | None:
-    """An arithmetic expression's value: numbers, + - * / and brackets, parsed and never executed; None for the rest."""
-    try:
-        value = _value(ast.parse(expression, mode="eval").body)
-    except (SyntaxError, ValueError, ZeroDivisionError, OverflowError, RecursionError, MemoryError):
-        return None
-    return value if abs(value) < 1e15 else None
+    def _advance(self, output: str) -> str:
+        """Take the results that a program printed; the next problem, if they uncovered one."""
+        shown = len(self.results)
+        for number, text in _RESULT.findall(output):
+            if int(number) - 1 <= len(self.results) and 1 <= int(number) <= len(self.problems):
+                self.results[int(number)] = text
+        if len(self.results) == shown:
+            return ""
+        sheet = f"\nSheet {self.task.state['sheet']}."
+        if len(self.results) == len(self.problems):
+            return f"{sheet} It is finished: answer with the last result."
+        return f"{sheet} Problem {len(self.results) + 1}. {self.problems[len(self.results)]['text']}"
 
 
-_OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
+@functools.lru_cache(maxsize=4096)
+def run(code: str) -> tuple[str, bool]:
+    """What a program prints in a workspace of its own, and whether it failed."""
+    # RDKit takes a quarter of a second to import: a worker that has it is kept for the programs that want it.
+    with open_workspace({}, LIMITS, (RDKIT,) if "rdkit" in code else ()) as workspace:
+        result = workspace.python(code)
+    ending = "error: time limit" if result.timed_out else f"exit code {result.exit_code}" if result.exit_code else ""
+    return "\n".join(part for part in (result.output.rstrip("\n"), ending) if part) or "(no output)", bool(ending)
 
 
-def _value(node: ast.expr) -> float:
-    match node:
-        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            return float(number)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            return _OPERATORS[type(op)](_value(left), _value(right))
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand)
-    raise ValueError("not arithmetic")
+def _next(
+    rng: random.Random, split: Split, left: int, results: Sequence[Quantity], known: set[str]
+) -> tuple[Problem, int] | None:
+    """A problem that needs at most ``left`` calls, and how many it needs."""
+    names = list(families())
+    taken = frozenset(item.removeprefix("page ") for item in known if item.startswith("page "))
+    for _ in range(DRAWS):
+        problem = seed(rng, split, families()[rng.choice(names)], taken)
+        if problem is None:
+            continue
+        problem = _vary(rng, split, problem, results, taken)
+        if left == 1 or rng.random() < SELF_CONTAINED:
+            problem = data_given(_plain(problem))
+        cost = _cost(problem, known)
+        if cost <= left and sound(problem, results) and not tells(problem, value_of_answer(problem, results)):
+            return problem, cost
+    return None
 
 
-def _look(call: Call) -> str | None:
-    """What a tool finds; None where there is no such thing."""
-    values = call.arguments
-    match call.name:
-        case "search":
-            name = load_symbols().get(values["query"])
-            return f"{values['query']} is {name}" if name else None
-        case "visit":
-            found = load_elements().get(values["page"], {}).get(values["item"])
-            return f"{values['page']} {values['item']} is {found.number} {found.unit}" if found else None
-        case "scholar":
-            constant = load_constants().get(values["topic"])
-            return f"{values['topic']} constant is {constant.number} {constant.unit}" if constant else None
-    assert call.name == "code", call.name
-    result = evaluate(values["run"])
-    return None if result is None else f"{values['run']} is {short(result)}"
+def _vary(
+    rng: random.Random, split: Split, problem: Problem, results: Sequence[Quantity], taken: frozenset[str]
+) -> Problem:
+    """Apply each variant with its chance, where it can be made."""
+    steps: tuple[tuple[str, Callable[[Problem], Problem | None]], ...] = (
+        ("carried", lambda p: carried(rng, p, results)),
+        ("extra retrieval", lambda p: extra_retrieval(rng, p, split, taken, results)),
+        ("other units", lambda p: other_units(rng, p)),
+        ("second quantity", lambda p: second_quantity(rng, p, results)),
+        ("asked unit", lambda p: asked_unit(rng, p)),
+        ("distractor", lambda p: distractor(rng, p)),
+        ("look-up first", lambda p: lookup_first(rng, p)),
+    )
+    for name, make in steps:
+        if rng.random() < CHANCES[name]:
+            changed = make(problem)
+            problem = changed if changed is not None and sound(changed, results) else problem
+    return problem
 
 
-def _fits(step: Step, call: Call, before: str, text: str) -> bool:
-    """Whether a call is the one that a step asks for: of arithmetic, any that comes to the step's value."""
-    match step.tool:
-        case "search":
-            return bool(call.arguments["query"] == step.asked)
-        case "visit":
-            return (call.arguments["page"], call.arguments["item"]) == (step.asked, step.item)
-        case "scholar":
-            return bool(call.arguments["topic"] == step.asked)
-    return text.rsplit(" is ", 1)[-1] == step.number and text.split(" is ")[0].strip() not in (step.number, before)
+def _plain(problem: Problem) -> Problem:
+    """Every substance named by its title: there is nothing to search for."""
+    titles = problem.pages
+    return replace(
+        problem,
+        roles={role: titles[name] for role, name in problem.roles.items()},
+        slots={n: replace(s, mention=titles[s.mention]) if s.mention else s for n, s in problem.slots.items()},
+        pages={title: title for title in titles.values()},
+        variants=tuple(variant for variant in problem.variants if variant != "look-up first"),
+    )
 
 
-def _draft(rng: random.Random, horizon: int) -> list[Step] | None:
-    """Steps that cost exactly ``horizon`` calls; None where no formula goes on from a value."""
-    steps: list[Step] = []
-    start = rng.choice(sorted(load_elements()))
-    item = rng.choice(list(load_elements()[start]))
-    value = load_elements()[start][item]
-    steps += _visit(rng, start, item, value, Value("", ""), horizon > 1)
-    while len(steps) < horizon:
-        left = horizon - len(steps)
-        choices = [
-            more
-            for formula in FORMULAS[value.unit]
-            for more in [_formula(rng, formula, value, left)]
-            if more is not None and len(more) <= left
-        ]
-        if not choices:
-            return None
-        steps += rng.choice(choices)
-        value = Value(steps[-1].number, steps[-1].unit)
-    return steps
+def _consulted(problem: Problem) -> set[str]:
+    return set() if problem.data else {*_pages_of(problem), *(f"text {title}" for title in texts_of(problem))}
 
 
-def _visit(rng: random.Random, element: str, item: str, shown: Value, value: Value, may_mask: bool) -> list[Step]:
-    """Look a property up, after a search where only the symbol is named. ``shown`` is the value afterwards; ``value``
-    what it was before."""
-    if may_mask and rng.random() < MASKED:
-        symbol = _symbol_of()[element]
-        search = Step("search", f"search {symbol}", symbol, "", value.number, value.unit)
-        return [search, Step("visit", f"visit {symbol} for {item}", element, item, shown.number, shown.unit)]
-    return [Step("visit", f"visit {element} for {item}", element, item, shown.number, shown.unit)]
+def _pages_of(problem: Problem) -> list[str]:
+    if problem.data:
+        return []
+    titles = [page_of(problem, role) for role in problem.roles]
+    return [f"page {t}" for t in dict.fromkeys([*titles, *(problem.pages[name] for name in problem.mentions())])]
 
 
-def _formula(rng: random.Random, formula: tuple[str, str, str], value: Value, left: int) -> list[Step] | None:
-    """The steps of one formula from ``value``; None where its result is out of bounds or no element fits."""
-    word, operand, unit = formula
-    steps: list[Step] = []
-    if operand == "number":
-        name = number = str(rng.randint(2, 9))
-    elif operand in load_constants():
-        name, number = operand, load_constants()[operand].number
-        steps = [Step("scholar", f"scholar {operand}", operand, "", value.number, value.unit)]
-    else:
-        name = rng.choice([element for element, values in sorted(load_elements().items()) if operand in values])
-        number = load_elements()[name][operand].number
-        steps = _visit(rng, name, operand, value, value, left > 2)
-    result = SIGNS[word][1](float(value.number), float(number))
-    if not LEAST <= result <= MOST or short(result) in (value.number, number):
-        return None
-    return [*steps, Step("code", f"{word} {name}", name, "", short(result), unit)]
+def _cost(problem: Problem, known: set[str]) -> int:
+    """Calls that the problem needs: a search for every description, a look at everything not seen yet, a program."""
+    described = 0 if problem.data else sum(name != title for name, title in problem.pages.items())
+    return described + len(_consulted(problem) - known) + 1
 
 
-@functools.cache
-def _symbol_of() -> Mapping[str, str]:
-    return {name: symbol for symbol, name in load_symbols().items()}
+def _pairs(problem: Problem) -> list[tuple[str, str]]:
+    x = page_of(problem, "x")
+    fixed = problem.template.fixed.values()
+    others = [problem.pages[name] for name in problem.mentions()]
+    return [(x, problem.family), *((x, other) for other in others if other != x and other not in fixed)]
 
 
-def _expert(prompt: str, rng: random.Random, noise: float) -> Expert:
-    """Does what the last note says. What it looked up it finds again in what it has read."""
-    note = prompt.rsplit("note: ", 1)[-1]
-    read: dict[str, str] = {}  # what was said of a name: an element by "symbol Zn", a number by "Zinc" or "Gas"
-    value = ""
-    while note != "end":
-        call = _call(note, value, read)
-        if rng.random() < noise:
-            yield _stray(call, rng)  # the answer repeats the note, so that the next call is the one meant
-        seen = yield call
-        fact = re.match(r"(\w+)(?: \w+)? is (\d+(?:\.\d+)?|\w+)", seen.text)
-        if fact and call.name != "code":
-            read[f"symbol {fact.group(1)}" if call.name == "search" else fact.group(1)] = fact.group(2)
-        found = re.search(r"value (\S+ \S+)\. note", seen.text)
-        value = found.group(1) if found else ""
-        match = _NOTE.search(seen.text)
-        assert match is not None, seen.text
-        note = match.group(1)
-    number, unit = value.split()
-    if rng.random() < noise * WRONG_UNIT / 0.15:
-        unit = rng.choice(sorted(FORMULAS))
-    yield Answer(f"Answer: {number} {unit}", f"value {number} {unit}")
+def _to_json(problem: Problem, result: Quantity, number: int) -> dict[str, Any]:
+    return {
+        "number": number,
+        "family": problem.family,
+        "variants": list(problem.variants),
+        "text": write(problem),
+        "value": result.value,
+        "unit": result.unit,
+        "tolerance": problem.template.tolerance,
+        "difference": problem.difference,
+        "evidence": [*_pages_of(problem), *(f"text {title}" for title in texts_of(problem))],
+    }
 
 
-def _call(note: str, value: str, read: Mapping[str, str]) -> Call:
-    """The call that a note asks for, with the thought that looks its parts up."""
-    word, *rest = note.split()
-    match word:
-        case "search":
-            return Call("search", {"query": rest[0]}, note)
-        case "scholar":
-            return Call("scholar", {"topic": rest[0]}, note)
-        case "visit":
-            page = read.get(f"symbol {rest[0]}", rest[0])
-            thought = note if page == rest[0] else f"{rest[0]} is {page}. visit {page} for {rest[2]}"
-            return Call("visit", {"page": page, "item": rest[2]}, thought)
-    number, name = value.split()[0], rest[0]
-    other = name if _NUMBER.fullmatch(name) else read[name]
-    thought = f"value {number} {word} {name}" + ("" if other == name else f" is {other}")
-    return Call("code", {"run": f"{number} {SIGNS[word][0]} {other}"}, thought)
-
-
-def _stray(call: Call, rng: random.Random) -> Call:
-    """The same call gone wrong: another property, a digit lost, a number taken twice, or no argument at all."""
-    values: dict[str, Any] = dict(call.arguments)
-    if rng.random() < 0.2:
-        return Call(call.name, {}, call.thought)
-    match call.name:
-        case "visit":
-            values["item"] = rng.choice([item for item in ("mass", "radius", "boils") if item != values["item"]])
-        case "code":
-            left, sign, right = values["run"].split()
-            values["run"] = f"{left} {sign} {right[:-1] or '1'}" if rng.random() < 0.5 else f"{left} {sign} {left}"
-        case _:
-            key = next(iter(values))
-            values[key] = f"{values[key]}{rng.choice('aeiou')}"
-    return Call(call.name, values, call.thought)
+def _right(problem: Mapping[str, Any], text: str) -> bool:
+    quantity = read_quantity(text)
+    if quantity is None:
+        return False
+    return agrees(quantity, problem["value"], problem["unit"], problem["tolerance"], problem["difference"])
