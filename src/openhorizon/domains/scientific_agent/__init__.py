@@ -1,0 +1,1 @@
+"""Scientific agentic work: one module a world, and what they share."""
