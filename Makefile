@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 PINS := requirements.lock requirements-nodeps.lock pyproject.toml
 STAMP := $(VENV)/.installed-$(shell cat $(PINS) | cksum | cut -d' ' -f1)
 
-.PHONY: help setup reproduce test lint mlflow doctor clean
+.PHONY: help setup reproduce test test-long lint mlflow doctor clean
 
 help:
 	@echo "make reproduce [PROFILE=smoke|laptop]   run the whole recipe; again: only what changed"
 	@echo "make test                               linter, types, tests"
+	@echo "make test-long                          every task of the larger worlds, about an hour"
 	@echo "make lint | mlflow [PORT=5000] | doctor | clean"
 
 setup: $(STAMP)
@@ -29,7 +30,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
 
 mlflow: $(STAMP)
 	@$(BIN)/python -m openhorizon mlflow --port $(PORT)

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from conftest import BUDGET, MACHINE, CountDomain
+from settings import laptop
 
 from openhorizon.agent.trajectory import Status, Trajectory, Turn, read_trajectories, write_tasks
 from openhorizon.artifacts import checkpoint_dir, stage_dir
 from openhorizon.bench.base import Record, first_failing_turn, read_records, record_of, write_records
 from openhorizon.bench.heldout import MACRO, Comparison, breaking, compare, episodes, rows
 from openhorizon.bench.stats import mcnemar, wilson
-from openhorizon.config import Config, EvaluateConfig, load
+from openhorizon.config import Config, EvaluateConfig
 from openhorizon.domains import DOMAINS as REGISTRY
 from openhorizon.domains.base import Task, Verdict
 from openhorizon.model.load import Checkpoint, save_checkpoint
@@ -184,7 +185,7 @@ def setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count_domain: CountDomain, tiny: Callable[..., Checkpoint]
 ) -> Config:
     """A registry with the counting domain, six held-out tasks and two checkpoints, one of them a teacher's."""
-    config = load(Path(__file__).parents[1] / "profiles" / "base.yaml")
+    config = laptop()
     monkeypatch.setitem(REGISTRY, "count", count_domain)
     monkeypatch.chdir(tmp_path)
     draw = random.Random(0)

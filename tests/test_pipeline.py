@@ -31,7 +31,7 @@ PARTS = (
     ".dvcignore",
     ".gitignore",
 )
-DOMAINS = ("search", "tool_calling", "instruction")
+DOMAINS = ("search", "engineering", "science", "instruction", "tool_calling", "scientific_agent")
 MODELS = {"base", "sft", "student", *(f"teacher@{domain}" for domain in DOMAINS)}
 
 pytestmark = pytest.mark.slow

@@ -17,12 +17,15 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from settings import laptop, laptop_text
 
+from openhorizon.agent.render import Renderer
 from openhorizon.agent.trajectory import Status, Trajectory, Turn, write_trajectories
 from openhorizon.artifacts import checkpoint_dir, stage_dir, write_json, write_text
 from openhorizon.bench.base import record_of, write_records
 from openhorizon.bench.heldout import Comparison, Row
-from openhorizon.config import Config, load
+from openhorizon.config import Config
+from openhorizon.domains import DOMAINS
 from openhorizon.domains.base import Task, Verdict
 from openhorizon.report.figures import Figure, Line, Panel, draw, running_mean
 from openhorizon.report.page import page, samples
@@ -81,26 +84,64 @@ def write_curves(folder: Path, points: list[dict[str, float]]) -> None:
     write_text(folder / "curves.jsonl", "".join(json.dumps(point) + "\n" for point in points))
 
 
+def generated(name: str) -> dict[str, Any]:
+    """What stage generate says of a domain with two worlds; in the second nothing was accepted."""
+    counts = {str(h): 8 for h in (1, 2, 4, 8, 16)}
+    acceptance = {
+        "heldout": {"accepted": TASKS, "valid": 500, "duplicate": 0},
+        "demonstrations": {"no proposal": 30, "accepted": 40, "duplicate": 3, "valid": 7, "no shortcut": 1},
+        "prompts": {"accepted": 80, "duplicate": 5, "valid": 0, "no shortcut": 2, "contaminated": 9, "shared pair": 0},
+    }
+    none = {part: dict.fromkeys(("accepted", "valid"), 0) for part in acceptance}
+    described = {
+        "accepted": 40,
+        "refused": 18,
+        "rules": {"accepted": 40, "valid": 7},
+        "horizons": counts,
+        "tried": counts,
+        "words": {
+            "mean": 150.5, "p5": 40, "p50": 120, "p95": 420, "min": 30, "max": 610,
+            "bins": [[30, 229, 30], [230, 429, 0], [430, 629, 10]],
+        },
+        "tool_calls": {"mean": 6.25, "p5": 1, "p50": 5, "p95": 17, "min": 1, "max": 22, "bins": [[1, 22, 40]]},
+        "abilities": {"tool calling": 222, "constraint tracking": 31},
+        "covered": {"tool calling": 40, "constraint tracking": 10},
+    }  # fmt: skip
+    empty = described | {
+        "accepted": 0,
+        "words": {},
+        "tool_calls": {},
+        "horizons": {},
+        "abilities": dict.fromkeys(described["abilities"], 0),
+        "covered": dict.fromkeys(described["covered"], 0),
+    }
+    return {
+        "counts": {"demonstrations": 40, "prompts": 80, "heldout": TASKS, "rejected": 11},
+        "acceptance": acceptance,
+        "by_horizon": {"demonstrations": counts, "prompts": counts | {"3": 4}, "heldout": counts | {"32": 8}},
+        "by_world": {name: {"acceptance": acceptance}, f"{name}/deep": {"acceptance": none}},
+        "duplicates_removed": 8,
+        "decontamination": {"shared_pairs": 0, "shared_seeds": 0, "shared_prompts": 0, "heldout_pairs": 300},
+        "description": {"all": described, "worlds": {name: described, f"{name}/deep": empty}},
+        "contamination": {
+            "checked": 1_500,
+            "ngram": 13,
+            "sources": {"held-out tasks": TASKS, "IFBench": 294, "SciCode": "not installed, not checked"},
+            "dropped": {"held-out tasks": {"entity": 3}, "IFBench": {"n-gram": 6, "prompt": 1}, "SciCode": {}},
+            "examples": [{"source": "IFBench", "kind": "n-gram", "what": f"t1: 13 words of text 2: {EVIL}"}],
+        },
+        "graph": {
+            "nodes": {"corpus": 10, "action": 1_234, "observation": 1_200, "verifier": 2},
+            "edges": {"support": 900, "production": 1_200},
+            "records": 1_234,
+        },
+    }
+
+
 def write_artifacts(config: Config) -> None:
     """Everything that the stages before the report leave behind, below the working directory."""
     for name in config.domains:
-        counts = {str(h): 8 for h in (1, 2, 4, 8, 16)}
-        write_json(
-            stage_dir("generate", name) / "metrics.json",
-            {
-                "counts": {"demonstrations": 40, "prompts": 80, "heldout": TASKS, "rejected": 11},
-                "acceptance": {
-                    "heldout": {"accepted": TASKS, "valid": 500},
-                    "demonstrations": {"accepted": 40, "duplicate": 3, "valid": 7, "no shortcut": 1},
-                    "prompts": {"accepted": 80, "duplicate": 5, "valid": 0, "no shortcut": 2},
-                },
-                "by_horizon": {"demonstrations": counts, "prompts": counts | {"3": 4}, "heldout": counts | {"32": 8}},
-                "decontamination": {"shared_pairs": 0, "shared_seeds": 0, "shared_prompts": 0, "heldout_pairs": 300},
-                "tool_calls": {"mean": 6.25, "p5": 1.0, "p50": 5.0, "p95": 17.0, "min": 1, "max": 22},
-                "words": {"mean": 150.5, "p5": 40.0, "p50": 120.0, "p95": 420.0, "min": 30, "max": 610},
-                "graph": {"records": 1234},
-            },
-        )
+        write_json(stage_dir("generate", name) / "metrics.json", generated(name))
         grpo = curve({"reward": (0.6, 0.8), "kl": (0.0, 0.01), "entropy": (0.4, 0.2), "dead_groups": (0.3, 0.6)}, 20)
         fitted = curve({"sft_loss": (0.4, 0.05), "sft_lr": (0.003, 0)}, 244)
         write_curves(stage_dir("teach", name), [*fitted, *grpo])
@@ -131,7 +172,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        write_artifacts(load(ROOT / "profiles" / "base.yaml"))
+        write_artifacts(laptop())
     finally:
         os.chdir(before)
     return folder
@@ -143,7 +184,7 @@ def text(made: Path) -> str:
     before = Path.cwd()
     os.chdir(made)
     try:
-        return page(report.collect(load(ROOT / "profiles" / "base.yaml")))
+        return page(report.collect(laptop()))
     finally:
         os.chdir(before)
 
@@ -153,7 +194,7 @@ def config(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Confi
     """The config, with a copy of the artifacts in the working directory."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    return load(ROOT / "profiles" / "base.yaml")
+    return laptop()
 
 
 class Reader(HTMLParser):
@@ -239,7 +280,7 @@ def test_page_escapes_what_models_write(text: str) -> None:
 
 def test_figures_carry_their_data(config: Config, text: str) -> None:
     found = dict(re.findall(r'download="([^"]+)" href="data:text/csv;charset=utf-8,([^"]+)"', text))
-    drawn = ("horizon", "losses", "rho", "rho-turns", "rollouts", "grpo", "data")
+    drawn = ("horizon", "losses", "rho", "rho-turns", "rollouts", "grpo", "data", "lengths")
     assert set(found) == {f"{name}.csv" for name in drawn}
     lines = unquote(found["rho.csv"]).splitlines()
     assert lines[0] == "panel,series,x,y,low,high"
@@ -247,13 +288,74 @@ def test_figures_carry_their_data(config: Config, text: str) -> None:
     assert "turn 4 and later" in unquote(found["rho-turns.csv"])
 
 
-def test_same_artifacts_give_the_same_bytes_in_another_process(config: Config, text: str) -> None:
+def rows_of(text: str, region: str) -> list[list[str]]:
+    """The cells of the table in a region of the page, as text."""
+    table = text[text.index(f'aria-label="{region}"') :]
+    table = table[table.index("<thead>") : table.index("</table>")]
+    rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    return [[re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows]
+
+
+def test_data_section_shows_each_world(config: Config, text: str) -> None:
+    accepted = {row[0]: row for row in rows_of(text, "Acceptance")}
+    assert accepted["World"] == [
+        "World", "share accepted", "accepted", "duplicate", "no proposal", "contaminated",
+        "verifiable", "valid", "process-informative", "evidence-covering", "no shortcut",
+    ]  # fmt: skip
+    assert accepted["search"] == ["search", "82%", "120", "8", "30", "9", "0", "7", "0", "0", "3"], "120 of 147"
+    assert accepted["search/deep"][1:3] == ["—", "0"]
+    lengths = {row[0]: row for row in rows_of(text, "Lengths")}
+    assert lengths["search"] == ["search", "40", "6.2", "1–5–17", "22", "words", "150.5", "40–120–420", "610"]
+    assert lengths["search/deep"][5:7] == ["words", "—"]
+    abilities = {row[0]: row for row in rows_of(text, "Abilities")}
+    assert abilities["search"] == ["search", "25% 31", "100% 222"]
+    assert abilities["search/deep"] == ["search/deep", "—", "—"]
+    sizes = {row[0]: row for row in rows_of(text, "Size")}
+    assert sizes["search"] == ["search", "40", "11", "80", str(TASKS), "8", "2,446", "2,100", "1,234"]
+    held = {row[0]: row for row in rows_of(text, "Contamination")}
+    n = len(config.domains)
+    assert held["IFBench"] == ["IFBench", "294", *["6 n-gram, 1 prompt"] * n]
+    assert held["SciCode"] == ["SciCode", "not installed, not checked", *["—"] * n]
+    assert held["held-out tasks"][2:] == ["3 entity"] * n
+    assert "search 1,500, tool calling 1,500" in text
+    assert "IFBench, n-gram: t1: 13 words of text 2: &lt;script&gt;" in text
+    drawn = dict(re.findall(r'download="([^"]+)" href="data:text/csv;charset=utf-8,([^"]+)"', text))
+    lines = unquote(drawn["lengths.csv"]).splitlines()
+    assert lines[1:5] == [
+        "search,short text,30,0.75,,", "search,short text,230,0.0,,", "search,short text,430,0.25,,",
+        "search,short text,630,0.0,,",
+    ]  # fmt: skip
+    assert "tool calling,prompts,3,4.0,," in unquote(drawn["data.csv"])
+
+
+def test_lengths_are_in_tokens_where_the_base_has_a_tokenizer(config: Config, tokenizer: Any) -> None:
+    assert report.collect(config).tokens == {}
+    tokenizer.save_pretrained(checkpoint_dir("base"))
+    told = [
+        replace(episode(name, i, "student"), turns=(Turn("prompt", "count from 7"),))
+        for name in config.domains
+        for i in range(3)
+    ]
+    for name in config.domains:
+        mine = [t for t in told if t.task.domain == name]
+        write_trajectories(stage_dir("generate", name) / "demonstrations.parquet", mine)
+    run = report.collect(config)
+    for name in config.domains:
+        domain = DOMAINS[name]
+        expected = len(Renderer(tokenizer).prompt(domain.system, domain.tools, "count from 7"))
+        assert run.tokens[name][name]["bins"] == [[expected, expected, 3]]
+    row = next(row for row in rows_of(page(run), "Lengths") if row[0] == "search")
+    assert row[5] == "tokens"
+
+
+def test_same_artifacts_give_the_same_bytes_in_another_process(made: Path, config: Config, text: str) -> None:
+    (made.parent / "params.yaml").write_text(laptop_text())
     here = json.dumps(results(replace(report.collect(config), commit=""))) + text
     code = (
         "import json, sys; from pathlib import Path\n"
         "from openhorizon.config import load; from openhorizon.stages import report\n"
         "from openhorizon.report.page import page; from openhorizon.report.results import results\n"
-        f"run = report.collect(load(Path({str(ROOT / 'profiles' / 'base.yaml')!r})))\n"
+        f"run = report.collect(load(Path({str(made.parent / 'params.yaml')!r})))\n"
         "sys.stdout.write(json.dumps(results(run)) + page(run))\n"
     )
     environment = os.environ | {"PYTHONHASHSEED": "123", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -351,6 +453,19 @@ def test_drawing_is_themed_labelled_and_repeatable() -> None:
     assert not ids["x"] & ids["y"]
     assert "var(--shade)" not in draw(replace(panel, shade_from=32), "x")
     assert Figure("f", "c", (panel,)).table.splitlines()[1] == "a < b & c,sft,1,0.9,0.8,1.0"
+
+
+def test_a_histogram_names_its_own_lines() -> None:
+    lines = (
+        Line("short", "blue", [10, 20, 30], [0.25, 0.75, 0.0]),
+        Line("long", "vermillion", [1_000, 5_000], [1.0, 0.0]),
+    )
+    figure = Figure("f", "c", (Panel("a", "words", lines, "steps"), Panel("b", "words", lines[:1], "steps")))
+    assert figure.legend == []
+    two, one = (draw(panel, "x") for panel in figure.panels)
+    assert ">short</text>" in two and ">long</text>" in two
+    assert ">short</text>" not in one, "one line needs no name"
+    assert ">1,000</text>" in two, "lengths that far apart stand on a logarithmic axis"
 
 
 def test_running_mean_agrees_with_a_slow_one() -> None:

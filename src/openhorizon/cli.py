@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openhorizon import pipeline, process, profiles
-from openhorizon.artifacts import REPORTS, read_json, stage_dir
-from openhorizon.config import PARAMS_FILE, load
+from openhorizon import pipeline, process, profiles, sandbox
+from openhorizon.artifacts import REPORTS, read_json, require, stage_dir
+from openhorizon.config import PARAMS_FILE, Config, load
+from openhorizon.progress import Progress
 
 STAGES = ("generate", "base", "sft", "teach", "distill", "evaluate", "report")
 USER_ERROR = 2
@@ -58,6 +59,8 @@ def run_stage(options: argparse.Namespace) -> int:
     config = load()
     # Stages with a target run side by side; one thread each beats two threads that wait for one another.
     process.limit_threads(1 if options.target and config.machine.stages > 1 else config.machine.threads)
+    if options.shard is not None:
+        return _run_shard(config, options)
     from openhorizon.tracking import StageLog, publish
 
     _remove_leftovers(stage_dir(options.name, options.target))
@@ -66,6 +69,19 @@ def run_stage(options: argparse.Namespace) -> int:
             importlib.import_module(f"openhorizon.stages.{options.name}").run(config, options.target, log)
         if options.name == "report":
             publish(Path())
+    finally:
+        process.end_children()
+    return 0
+
+
+def _run_shard(config: Config, options: argparse.Namespace) -> int:
+    """One shard of ``generate``, which its stage takes up: no artifact yet, so nothing is tracked."""
+    if options.name != "generate" or not options.target:
+        raise ValueError("--shard: only of `stage generate --target DOMAIN`")
+    generate = importlib.import_module("openhorizon.stages.generate")
+    try:
+        with Progress(f"generate@{options.target} shard {options.shard}", live=False) as shown:
+            generate.run_shard(config, options.target, options.shard, shown.update)
     finally:
         process.end_children()
     return 0
@@ -129,11 +145,51 @@ def results_table(results: dict[str, Any]) -> Any:
     return table
 
 
-def show(options: argparse.Namespace) -> int:
+def show_params(_options: argparse.Namespace) -> int:
     """Print the checked params.yaml."""
     load()
     print(PARAMS_FILE.read_text(encoding="utf-8"), end="")
     return 0
+
+
+def show_kag(options: argparse.Namespace) -> int:
+    """Count a domain's knowledge-action graph by type and draw a few steps of it."""
+    from rich.console import Console
+
+    from openhorizon.kag import picture
+    from openhorizon.kag.store import open_graph
+
+    known = load().domains
+    if options.domain not in known:
+        raise ValueError(f"show kag: unknown domain {options.domain!r}; known are {', '.join(known)}")
+    graph = open_graph(require(stage_dir("generate", options.domain) / "graph"))
+    out = options.out or REPORTS / f"kag_{options.domain}.png"
+    scene = picture.draw(graph, out, options.seed, options.steps)
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(kag_table(options.domain, graph.counts()))
+    console.print(f"picture: {out} ({scene.title})", soft_wrap=True, markup=False)
+    return 0
+
+
+def kag_table(domain: str, counts: dict[str, dict[str, dict[str, int]]]) -> Any:
+    """What a graph holds, by type and world; the sums in the first column where there are several worlds."""
+    from rich.table import Table
+
+    worlds = [name for name in counts if name != "all"]
+    columns = ["all", *worlds] if len(worlds) > 1 else ["all"]
+    table = Table(title=f"knowledge-action graph of {domain}", title_justify="left")
+    table.add_column("")
+    table.add_column("type")
+    for column in columns if len(worlds) > 1 else [domain]:
+        table.add_column(column, justify="right")
+    for name, of_all in counts["all"].items():
+        if name != "abilities":  # of which a record has one or more: a sum means nothing
+            table.add_row(name, "all", *(f"{sum(counts[column][name].values()):,}" for column in columns))
+        for i, kind in enumerate(of_all):
+            cells = [f"{counts[column].get(name, {}).get(kind, 0):,}" for column in columns]
+            table.add_row(name if name == "abilities" and i == 0 else "", kind, *cells)
+        table.add_section()
+    return table
 
 
 def doctor(_options: argparse.Namespace) -> int:
@@ -142,6 +198,7 @@ def doctor(_options: argparse.Namespace) -> int:
     for package in ("torch", "transformers", "prefect", "dvc", "mlflow", "fastapi"):
         rows.append((package, _version(package) or "not installed: `make setup`"))
     rows.append(("git", shutil.which("git") or "not installed: DVC needs it"))
+    rows.append(("sandbox", sandbox.describe()))
     rows.append(("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())))
     rows.append(("disk free", f"{shutil.disk_usage(Path()).free / 2**30:.1f} GiB"))
     rows.append(("GPU", "found" if Path("/dev/nvidia0").exists() else "none: MACHINE=cpu"))
@@ -184,9 +241,20 @@ def _parser() -> argparse.ArgumentParser:
     stage = add("stage", run_stage)
     stage.add_argument("name", choices=STAGES)
     stage.add_argument("--target", help="a domain (generate, teach) or a model (evaluate)")
+    stage.add_argument(
+        "--shard", help="of generate: make this shard alone (a number, or heldout), for its stage to use"
+    )
     add("profile", use_profile).add_argument("profile")
     add("report", show_report)
-    add("show", show).add_argument("what", choices=["params"])
+    shown = commands.add_parser("show", help="Print the params, or a knowledge-action graph.")
+    what = shown.add_subparsers(required=True, metavar="WHAT")
+    what.add_parser("params", help=show_params.__doc__).set_defaults(command=show_params)
+    kag = what.add_parser("kag", help=show_kag.__doc__)
+    kag.set_defaults(command=show_kag)
+    kag.add_argument("domain")
+    kag.add_argument("--out", type=Path, help="the picture, a PNG (default: reports/kag_DOMAIN.png)")
+    kag.add_argument("--seed", type=int, default=0, help="which trajectory is drawn")
+    kag.add_argument("--steps", type=int, default=4, help="how many of its last actions")
     add("doctor", doctor)
     add("mlflow", mlflow_ui).add_argument("--port", type=int, default=MLFLOW_PORT)
     return parser

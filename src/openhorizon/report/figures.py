@@ -18,7 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 INK, MUTED, RULE, SHADE = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"  # stand-ins for the page's own colours
 PALETTE = {
@@ -58,7 +58,7 @@ class Panel:
     title: str
     x_label: str
     lines: tuple[Line, ...]
-    kind: Literal["curve", "points", "bars"] = "curve"
+    kind: Literal["curve", "points", "bars", "steps"] = "curve"
     unit_y: bool = False  # y runs from 0 to 1
     shade_from: float | None = None  # x from which the background is shaded
 
@@ -73,8 +73,10 @@ class Figure:
 
     @property
     def legend(self) -> list[tuple[str, str]]:
-        """(label, colour) of every series, in the order of appearance."""
-        return list({line.label: (line.label, line.colour) for panel in self.panels for line in panel.lines}.values())
+        """(label, colour) of every series, in the order of appearance; histograms name theirs themselves, since their
+        panels have different ones."""
+        lines = [line for panel in self.panels if panel.kind != "steps" for line in panel.lines]
+        return list({line.label: (line.label, line.colour) for line in lines}.values())
 
     @property
     def table(self) -> str:
@@ -113,6 +115,8 @@ def draw(panel: Panel, salt: str) -> str:
             _bars(axes, panel)
         elif panel.kind == "points":
             _points(axes, panel)
+        elif panel.kind == "steps":
+            _steps(axes, panel)
         else:
             _curves(axes, panel)
         _dress(axes, panel)
@@ -169,6 +173,26 @@ def _bars(axes: Axes, panel: Panel) -> None:
         at = [names.index(x) + (i - (len(panel.lines) - 1) / 2) * width for x in line.x]
         axes.bar(at, line.y, width * 0.92, color=PALETTE[line.colour])
     axes.set_xticks(range(len(names)), [f"{name:g}" for name in names])
+
+
+def _steps(axes: Axes, panel: Panel) -> None:
+    """Histograms: x are the edges of bins, y their values and a last 0."""
+    every = [x for line in panel.lines for x in line.x]
+    if min(every) > 0 and max(every) / min(every) >= 16:
+        axes.set_xscale("log", base=10)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    for line in panel.lines:
+        style, _ = _STYLES.get(line.colour, ("-", "o"))
+        axes.stairs(line.y[:-1], line.x, color=PALETTE[line.colour], alpha=0.15, fill=True)
+        axes.stairs(line.y[:-1], line.x, color=PALETTE[line.colour], linewidth=1.4, linestyle=style, label=line.label)
+    highest = max(y for line in panel.lines for y in line.y)
+    axes.set_ylim(0, highest * (1.05 if len(panel.lines) == 1 else 1.3))  # room for the names
+    if len(panel.lines) > 1:
+        axes.legend(
+            loc="upper left", ncols=3, frameon=False, fontsize=8, handlelength=1.2, columnspacing=1.0, borderpad=0.1,
+            handletextpad=0.5,
+        )  # fmt: skip
 
 
 def _dress(axes: Axes, panel: Panel) -> None:

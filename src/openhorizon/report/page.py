@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.bench.heldout import MACRO, Row, breaking, episodes
+from openhorizon.report.data import SIZES, data
 from openhorizon.report.figures import ORDER, Figure, Line, Panel, draw
 from openhorizon.report.results import Run, comparisons, models, p_value, span, stages, table, verdicts
 from openhorizon.seeds import rng
@@ -64,9 +65,8 @@ def page(run: Run) -> str:
         rho=rho_figure(run),
         rho_turns=turn_figure(run),
         grpo=grpo_figure(run),
-        horizons=data_figure(run),
-        acceptance=_acceptance(run.generate),
-        decontamination=_decontamination(run.generate),
+        data=data(run),
+        data_sizes=SIZES,
         costs=[(name, run.timings.get(name)) for name in stages(run.config)],
         total_seconds=sum(float(t.get("seconds") or 0) for t in run.timings.values()),
         samples={name: samples(run, name) for name in domains},
@@ -172,20 +172,6 @@ def grpo_figure(run: Run) -> Figure:
     return Figure("grpo", "GRPO, a line a teacher.", tuple(panels))
 
 
-def data_figure(run: Run) -> Figure:
-    """Tasks by horizon, a panel a part of the data."""
-    panels = []
-    for part in ("demonstrations", "prompts", "heldout"):
-        lines = []
-        for i, domain in enumerate(run.config.domains):
-            counts = run.generate[domain].get("by_horizon", {}).get(part, {})
-            at = sorted((int(horizon), float(n)) for horizon, n in counts.items())
-            if at:
-                lines.append(Line(label(domain), ORDER[i % len(ORDER)], [h for h, _ in at], [n for _, n in at]))
-        panels += [Panel(part, "horizon (steps)", tuple(lines), "bars")] if lines else []
-    return Figure("data", "Tasks by horizon in each part of the data.", tuple(panels))
-
-
 def samples(run: Run, domain: str) -> list[Sample]:
     """Solved and unsolved episodes of the student, drawn by the seed: nobody chose the good ones."""
     mine = [t for t in run.trajectories if t.task.domain == domain]
@@ -241,22 +227,6 @@ def _endings(run: Run) -> list[dict[str, Any]]:
                 }
             )
     return result
-
-
-def _acceptance(generate: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[int]]]:
-    """Training draws by what decided them, a column a domain; held-out draws are not mixed in."""
-    counted: dict[str, dict[str, int]] = {}
-    for domain, metrics in generate.items():
-        for part in ("demonstrations", "prompts"):
-            for rule, n in metrics.get("acceptance", {}).get(part, {}).items():
-                counted.setdefault(rule, {})[domain] = counted.get(rule, {}).get(domain, 0) + n
-    return [(rule, [counts.get(domain, 0) for domain in generate]) for rule, counts in counted.items()]
-
-
-def _decontamination(generate: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What was counted, what the splits share first."""
-    found = {key for metrics in generate.values() for key in metrics.get("decontamination", {})}
-    return sorted(found, key=lambda key: (not key.startswith("shared"), key))
 
 
 def _drawn(figure: Figure) -> list[str]:

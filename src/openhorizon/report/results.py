@@ -26,6 +26,8 @@ class Run:
     records: Mapping[str, Sequence[Record]]
     timings: Mapping[str, Mapping[str, Any]]
     trajectories: Sequence[Trajectory]  # the student's
+    # By domain and world, lengths in the base model's tokens as ``kag.describe.spread`` has them; empty without one.
+    tokens: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,29 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from openhorizon.agent.trajectory import read_trajectories
+from openhorizon.agent.render import Renderer, render_trajectory
+from openhorizon.agent.trajectory import iter_trajectories, read_trajectories
 from openhorizon.artifacts import REPORTS, ROOT, checkpoint_dir, read_json, require, stage_dir, write_json, write_text
 from openhorizon.bench.base import read_records
 from openhorizon.config import Config
+from openhorizon.domains import DOMAINS
+from openhorizon.kag.describe import spread
 from openhorizon.pipeline import commit
 from openhorizon.report.page import page
 from openhorizon.report.results import Run, models, results
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
+
+SAMPLE = 300  # demonstrations of a domain whose tokens are counted
 
 
 def run(config: Config, target: str | None, log: StageLog) -> None:
@@ -55,7 +62,25 @@ def collect(config: Config) -> Run:
         },
         timings={taken["stage"]: taken for taken in map(read_json, sorted((ROOT / "timings").glob("*.json")))},
         trajectories=read_trajectories(require(stage_dir("evaluate", "student") / "trajectories.parquet")),
+        tokens=token_lengths(config, checkpoint_dir("base")),
     )
+
+
+def token_lengths(config: Config, base: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Lengths of a sample of each domain's demonstrations in tokens of ``base``, by world; none where it has no
+    tokenizer. Any prefix of the demonstrations is balanced over worlds and horizons: the sample is one."""
+    if not (base / "tokenizer.json").is_file():
+        return {}
+    from transformers import AutoTokenizer
+
+    renderer, found = Renderer(AutoTokenizer.from_pretrained(base, local_files_only=True)), {}
+    for name in config.domains:
+        counts: dict[str, Counter[int]] = {}
+        for trajectory in islice(iter_trajectories(stage_dir("generate", name) / "demonstrations.parquet"), SAMPLE):
+            length = len(render_trajectory(renderer, DOMAINS, trajectory).ids)
+            counts.setdefault(trajectory.task.world, Counter())[length] += 1
+        found[name] = {world: spread(lengths) for world, lengths in sorted(counts.items())}
+    return found
 
 
 def read_curves(path: Path) -> list[dict[str, float]]:

@@ -143,6 +143,9 @@ class InstructionDomain(Domain):
     system = "Obey the rules in the document. Look up one line at a time, then answer."
     tools = ()
 
+    def offers(self, horizons: Sequence[int]) -> tuple[int, ...]:
+        return tuple(horizon for horizon in horizons if 1 <= horizon <= MAX_HORIZON)
+
     def propose(self, rng: random.Random, split: Split, horizon: int, seed: int) -> Task | None:
         if not 1 <= horizon <= MAX_HORIZON:
             raise ValueError(f"instruction: horizon {horizon} is not between 1 and {MAX_HORIZON}")
