@@ -200,6 +200,8 @@ def _instructions() -> Mapping[str, Any]:
     sys.modules.update(stand_ins)
     try:
         classes: Mapping[str, Any] = importlib.import_module(_REGISTRY).INSTRUCTION_DICT
+        # Without a seed the language of one and the same text is now this and now that.
+        importlib.import_module("langdetect").DetectorFactory.seed = 0
     finally:
         for name in stand_ins:
             del sys.modules[name]
