@@ -11,9 +11,8 @@ how far one came. One tool, ``act``, takes a command in English:
 
 A task is (kind, variation). Its solution is the simulator's own gold path, which knows where things lie: it is a
 ``demonstration`` and no expert, there is no scripted expert here, and the horizon is its number of commands up to the
-one that completes the task (behind it the path waits). Working
-one out takes a second or more, so ``gold_lengths`` lists the variations we use with their lengths, each replayed once
-to the full score (scripts/index-scienceworld).
+one that completes the task (behind it the path waits). Paths are worked out once, by scripts/index-scienceworld, and
+lie in ``gold_paths.json``, each replayed to the full score; of dev variations it has the lengths alone.
 
 The split is the package's own: our training tasks are its train variations, our held-out tasks its dev variations; its
 test variations are left to a benchmark. A pair is (kind, variation), so none is in both. Unlike elsewhere horizons are
@@ -27,10 +26,13 @@ work is done.
 from __future__ import annotations
 
 import functools
+import json
 import random
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 from openhorizon.domains.base import (
     Action,
@@ -45,11 +47,11 @@ from openhorizon.domains.base import (
     Tool,
     Verdict,
 )
-from openhorizon.domains.scientific_agent.gold_lengths import GOLD
-from openhorizon.domains.scientific_agent.simulator import VERSION, Session, simulator
+from openhorizon.domains.scientific_agent.simulator import Session, simulator
 
 SPLITS: Mapping[Split, str] = {"train": "train", "heldout": "dev"}
-ENOUGH_TRAIN, ENOUGH_HELDOUT = 3, 2  # variations of one length
+ENOUGH_TRAIN, ENOUGH_HELDOUT = 2, 1  # variations of one length
+PATHS = Path(__file__).with_name("gold_paths.json")
 DONE = "Answer: done"
 COMPLETED = "The task is completed."
 LOST = "The task has failed and cannot be completed any more."
@@ -111,20 +113,16 @@ class ScienceWorldDomain(Domain):
         """One of the variations of ``split`` whose gold path has ``horizon`` commands.
 
         Raises:
-            ValueError: Java or a package is missing, or the package is another version than the index was made with.
+            ValueError: Java or a package is missing.
         """
         found = by_length(split).get(horizon)
         if not found:
             return None
         kind, variation = rng.choice(found)
-        session = simulator().open(kind, variation, gold=split == "train")
-        question, gold = session.question(), session.gold() if split == "train" else ()
+        session = simulator().open(kind, variation)
+        question = session.question()
         session.close()
-        if split == "train" and len(gold) < horizon:
-            raise ValueError(
-                f"scienceworld: the gold path of {kind}, variation {variation} has {len(gold)} commands, expected at "
-                f"least {horizon}: gold_lengths.py was made with version {VERSION} and Java 17"
-            )
+        gold = gold_paths()["train"][kind][str(variation)] if split == "train" else []
         return Task(
             domain=self.name,
             id=f"scienceworld-{split}-{kind}-{variation}-{seed}",
@@ -132,7 +130,7 @@ class ScienceWorldDomain(Domain):
             prompt=f"{kind.replace('-', ' ')}, variation {variation}. {question}",
             horizon=horizon,
             seed=seed,
-            state={"kind": kind, "variation": variation, "gold": list(gold[:horizon])},
+            state={"kind": kind, "variation": variation, "gold": gold},
             evidence=(),
             verifiers=("score",),
             reference=DONE,
@@ -147,7 +145,7 @@ class ScienceWorldDomain(Domain):
         raise ValueError(f"{self.world} has no scripted expert: its solutions are demonstrations")
 
     def demonstration(self, task: Task) -> tuple[Action, ...] | None:
-        """The gold path; None for a held-out task, whose path is not worked out."""
+        """The gold path; None for a held-out task, whose path is not kept."""
         if task.split != "train":
             return None
         return (*(Call("act", {"command": command}) for command in task.state["gold"]), Answer(DONE))
@@ -204,11 +202,25 @@ def read_goals(text: str) -> dict[str, bool]:
 
 
 @functools.cache
+def gold_paths() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    """``train`` or ``dev`` → kind → variation → commands, or their number for dev.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    try:
+        value: dict[str, dict[str, dict[str, Any]]] = json.loads(PATHS.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{PATHS}: missing or damaged ({error}); run scripts/index-scienceworld") from error
+    return {split: value[split] for split in SPLITS.values()}
+
+
+@functools.cache
 def by_length(split: Split) -> Mapping[int, tuple[tuple[str, int], ...]]:
     """Length of the gold path → the (kind, variation) of ``split`` that have it."""
     found: dict[int, list[tuple[str, int]]] = {}
-    for kind, splits in GOLD.items():
-        for word in splits[SPLITS[split]].split():
-            variation, length = word.split(":")
-            found.setdefault(int(length), []).append((kind, int(variation)))
+    for kind, variations in gold_paths()[SPLITS[split]].items():
+        for variation, path in variations.items():
+            length = path if isinstance(path, int) else len(path)
+            found.setdefault(length, []).append((kind, int(variation)))
     return {length: tuple(pairs) for length, pairs in sorted(found.items())}

@@ -9,10 +9,11 @@ wrapper aside:
   are kept: beyond that one is dropped and, when it is used again, rebuilt by replaying its commands, which gives the
   same world;
 * after every step the wrapper lists all valid actions, which takes longer than the step and which nobody here reads;
-* the simulator draws from one global random generator, numbers objects by one global counter, and orders sets by these
-  numbers and by identity hashes. We set generator and counter before every call from (task, variation, number of the
-  call) and make identity hashes constant (``-XX:hashCode=2``), so that the same commands give the same texts in every
-  process and in any interleaving.
+* the simulator draws from one global random generator and orders some sets by identity hash. We seed that generator
+  before every call from (task, variation, number of the call) and make identity hashes constant
+  (``-XX:hashCode=2``), so that the same commands give the same texts in every process and in any interleaving. Gold
+  paths are the exception: working one out for a second time may give another, so they are worked out once, by
+  scripts/index-scienceworld.
 
 The process listens on the loopback interface alone, behind a token. It ends when its standard input closes, that is
 with this process, however that ends. A process that died is replaced at the next ``Simulator.open``; sessions of the
@@ -37,10 +38,10 @@ from typing import Any
 
 HEAP_MB = 1024
 LIVE = 64  # simulations kept at once
-IDS = 1_000_000  # ids that one call may give to new objects
 START_S = 60.0  # to start; usually about 1 s
 STOP_S = 5.0
-VERSION = "1.2.3"  # the gold paths' lengths were taken with it
+VERSION = "1.2.3"  # the gold paths were worked out with it
+TABLE = "object_type_ids.tsv"
 INSTALL = (
     f"install Java 17 (Debian: openjdk-17-jre-headless), then: pip install py4j && "
     f"pip install --no-deps scienceworld=={VERSION}"
@@ -59,7 +60,7 @@ class Simulator:
         self.owner = 0  # pid of the Python process that started it
         self.live: dict[Session, None] = {}
         self._gateway: Any = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None  # the simulator leaves a file where it runs
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def open(self, kind: str, variation: int, gold: bool = False) -> Session:
         """A fresh simulation of a task; with ``gold`` its gold path is worked out, which takes seconds.
@@ -75,7 +76,8 @@ class Simulator:
 
     def make_room(self) -> None:
         """Drop simulations until one more may live. The last one used goes first: episodes take turns, so that it is
-        the one that is needed last."""
+        the
+        one that is needed last."""
         while len(self.live) >= LIVE:
             next(reversed(self.live)).drop()
 
@@ -101,15 +103,17 @@ class Simulator:
 
     def _start(self) -> None:
         java_gateway, command = _py4j(), _command()
-        self._folder = tempfile.TemporaryDirectory(prefix="openhorizon-scienceworld-")
+        # It reads, and where it meets a new kind of object writes, a table in the folder that it runs in.
+        self._folder = tempfile.TemporaryDirectory(prefix="scienceworld-")
+        shutil.copy(_package() / TABLE, self._folder.name)
         process = subprocess.Popen(
             command,
-            cwd=self._folder.name,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             bufsize=1,
+            cwd=self._folder.name,
         )
         assert process.stdout is not None
         # What it says first is the port and the token; the virtual machine's own complaints come in between.
@@ -149,7 +153,6 @@ class Session:
         self._held: Any = None  # the simulation; None where it was dropped
         self._errors = (_py4j("protocol").Py4JError, OSError)
         self._random = self._ask(lambda: getattr(getattr(gateway.jvm.scala.util, "Random$"), "MODULE$"))
-        self._ids = self._ask(lambda: getattr(getattr(gateway.jvm.util, "UniqueIdentifier$"), "MODULE$"))
         self._load()
 
     def step(self, command: str) -> str:
@@ -238,7 +241,6 @@ class Session:
     def _seed(self, number: int) -> None:
         seed = zlib.crc32(f"{self.kind}/{self.variation}/{number}".encode())
         self._ask(lambda: self._random.setSeed(seed))
-        self._ask(lambda: getattr(self._ids, "count_$eq")(number * IDS))
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         try:
@@ -254,12 +256,9 @@ def simulator() -> Simulator:
 
 
 def _command() -> list[str]:
-    spec = importlib.util.find_spec("scienceworld")
-    jar = Path(spec.origin).parent / "scienceworld.jar" if spec and spec.origin else None
+    jar = _package() / "scienceworld.jar"
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=os.path.join(home, "bin") if home else None)
-    if jar is None or not jar.is_file():
-        raise ValueError(f"scienceworld: package 'scienceworld' is not installed; {INSTALL}")
     if java is None:
         raise ValueError(f"scienceworld: no 'java' in {'JAVA_HOME' if home else 'PATH'}; {INSTALL}")
     classpath = os.pathsep.join((_py4j().find_jar_path(), str(jar)))
@@ -267,6 +266,13 @@ def _command() -> list[str]:
         *(java, f"-Xmx{HEAP_MB}m", "-XX:+UseSerialGC", "-XX:+UnlockExperimentalVMOptions", "-XX:hashCode=2"),
         *("-classpath", classpath, "py4j.GatewayServer", "--die-on-broken-pipe", "--enable-auth", "0"),
     ]
+
+
+def _package() -> Path:
+    spec = importlib.util.find_spec("scienceworld")
+    if spec is None or spec.origin is None:
+        raise ValueError(f"scienceworld: package 'scienceworld' is not installed; {INSTALL}")
+    return Path(spec.origin).parent
 
 
 def _py4j(module: str = "java_gateway") -> Any:
