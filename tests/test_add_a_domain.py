@@ -38,8 +38,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file.write_text(block("The file", "python"), encoding="utf-8")
     imported, entry = block("The line", "python").split("...\n")
     registry = folder / "src/openhorizon/domains/__init__.py"
-    text = registry.read_text(encoding="utf-8").replace("from openhorizon.domains.base import Domain\n", "\\g<0>", 1)
-    text = text.replace("\\g<0>", "from openhorizon.domains.base import Domain\n" + imported)
+    first = "from openhorizon.domains.base import Domain\n"
+    text = registry.read_text(encoding="utf-8").replace(first, first + imported, 1)
     registry.write_text(re.sub(r"\n}\n", "\n" + entry.rstrip() + "\n}\n", text, count=1), encoding="utf-8")
     (folder / "profiles/mine.yaml").write_text(block("The block", "yaml"), encoding="utf-8")
     return folder

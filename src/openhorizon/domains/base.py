@@ -153,6 +153,13 @@ class Environment(ABC):
         return {item for step in self.steps for item in step.observation.evidence}
 
 
+class NoActions(Environment):
+    """Of a world without tools: no call passes validation, so there is nothing to act on."""
+
+    def execute(self, call: Call) -> Observation:
+        raise AssertionError(f"{self.task.world} has no tool {call.name}")
+
+
 Expert = Generator[Action, Observation, None]
 
 

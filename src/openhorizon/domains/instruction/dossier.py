@@ -31,11 +31,10 @@ from dataclasses import dataclass, field
 
 from openhorizon.domains.base import (
     Answer,
-    Call,
     Domain,
     Environment,
     Expert,
-    Observation,
+    NoActions,
     Split,
     Task,
     Verdict,
@@ -106,13 +105,6 @@ def walk(files: Mapping[str, File], start: str, subject: str, rules: Rules) -> l
 
 def value_of(last: File, asked: str, rules: Rules) -> str:
     return last.gives[rules.instead.get(last.region, asked)]
-
-
-class DossierEnvironment(Environment):
-    """There is nothing to act on: no tool passes ``call``'s validation."""
-
-    def execute(self, call: Call) -> Observation:
-        raise AssertionError(f"the instruction domain has no tool {call.name}")
 
 
 class DossierDomain(Domain):
@@ -190,7 +182,7 @@ class DossierDomain(Domain):
         return (*task.state["ignoring"].values(), *(f"Answer: {letter}" for letter in OPTIONS))
 
     def start(self, task: Task) -> Environment:
-        return DossierEnvironment(task, self.tools)
+        return NoActions(task, self.tools)
 
     def expert(self, prompt: str, rng: random.Random, noise: float) -> Expert:
         """Reads the prompt alone. A slip forgets a rule or reads the other subject's letters; it is corrected at once,

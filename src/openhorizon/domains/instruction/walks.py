@@ -28,11 +28,10 @@ from dataclasses import dataclass
 
 from openhorizon.domains.base import (
     Answer,
-    Call,
     Domain,
     Environment,
     Expert,
-    Observation,
+    NoActions,
     Split,
     Task,
     Verdict,
@@ -131,13 +130,6 @@ def walk(entities: Mapping[str, Entity], start: str) -> list[Entity]:
     return path
 
 
-class InstructionEnvironment(Environment):
-    """There is nothing to act on: no tool passes ``call``'s validation."""
-
-    def execute(self, call: Call) -> Observation:
-        raise AssertionError(f"the instruction domain has no tool {call.name}")
-
-
 class InstructionDomain(Domain):
     name = "instruction"
     system = "Obey the rules in the document. Look up one line at a time, then answer."
@@ -190,7 +182,7 @@ class InstructionDomain(Domain):
         )
 
     def start(self, task: Task) -> Environment:
-        return InstructionEnvironment(task, self.tools)
+        return NoActions(task, self.tools)
 
     def expert(self, prompt: str, rng: random.Random, noise: float) -> Expert:
         """Reads the prompt. A slip forgets a rule or reads the other fact; ``wait:`` corrects it, unless it

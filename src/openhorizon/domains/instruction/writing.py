@@ -21,11 +21,10 @@ from typing import Any
 
 from openhorizon.domains.base import (
     Answer,
-    Call,
     Domain,
     Environment,
     Expert,
-    Observation,
+    NoActions,
     Split,
     Task,
     Verdict,
@@ -83,13 +82,6 @@ class Request:
     demands: tuple[Demand, ...]
 
 
-class WritingEnvironment(Environment):
-    """There is nothing to act on: no tool passes ``call``'s validation."""
-
-    def execute(self, call: Call) -> Observation:
-        raise AssertionError(f"the instruction domain has no tool {call.name}")
-
-
 class WritingDomain(Domain):
     name = "instruction"
     source = "writing"
@@ -144,14 +136,11 @@ class WritingDomain(Domain):
         )
 
     def guesses(self, task: Task) -> tuple[str, ...]:
-        """The notes copied out, which is no report; and reports that forget one requirement."""
-        request = read_prompt(task.prompt)
-        if task.horizon < 2:
-            return ()
-        return ("\n".join(request.notes.values()),)
+        """The notes copied out, which is no report. A single requirement may be met by that."""
+        return ("\n".join(read_prompt(task.prompt).notes.values()),) if task.horizon > 1 else ()
 
     def start(self, task: Task) -> Environment:
-        return WritingEnvironment(task, self.tools)
+        return NoActions(task, self.tools)
 
     def expert(self, prompt: str, rng: random.Random, noise: float) -> Expert:
         """A slip forgets one requirement in the draft; the check at the end finds it, unless it goes unnoticed."""

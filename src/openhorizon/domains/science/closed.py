@@ -24,11 +24,10 @@ from dataclasses import replace
 
 from openhorizon.domains.base import (
     Answer,
-    Call,
     Domain,
     Environment,
     Expert,
-    Observation,
+    NoActions,
     Split,
     Task,
     Verdict,
@@ -120,7 +119,7 @@ class ClosedProblems(Domain):
         )
 
     def start(self, task: Task) -> Environment:
-        return ClosedEnvironment(task, self.tools)
+        return NoActions(task, self.tools)
 
     def expert(self, prompt: str, rng: random.Random, noise: float) -> Expert:
         """Reads the data, then calculates. A slip is a wrong number in a line; ``wait`` corrects it, mostly."""
@@ -167,13 +166,6 @@ class ClosedProblems(Domain):
         else:
             reason = "the number is wrong" if fits else "the answer is no quantity of the kind that is asked for"
         return Verdict(right, (fits + right) / 2, reason, rubric)
-
-
-class ClosedEnvironment(Environment):
-    """There is nothing to act on: no tool passes ``call``'s validation."""
-
-    def execute(self, call: Call) -> Observation:
-        raise AssertionError(f"science/closed has no tool {call.name}")
 
 
 Written = tuple[str, str, str, str]  # name, formula over numbers and earlier names, unit, what stands before the number
