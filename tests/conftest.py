@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,19 @@ from transformers import PreTrainedTokenizerFast
 
 from openhorizon.agent.render import Renderer
 from openhorizon.config import BudgetConfig, MachineConfig, ModelConfig
-from openhorizon.domains.base import Answer, Call, Domain, Environment, Expert, Observation, Split, Task, Tool, Verdict
+from openhorizon.domains.base import (
+    Answer,
+    Call,
+    Domain,
+    Environment,
+    Expert,
+    Observation,
+    Split,
+    Step,
+    Task,
+    Tool,
+    Verdict,
+)
 from openhorizon.model.load import Checkpoint, new_model
 from openhorizon.model.tokenizer import train_tokenizer
 
@@ -68,6 +80,13 @@ class CountDomain(Domain):
     def verify(self, task: Task, environment: Environment, answer: Answer | None) -> Verdict:
         right = answer is not None and answer.text == f"Answer: {task.reference}"
         return Verdict(right, float(right), "right" if right else "wrong", {"answer": right})
+
+
+class RememberingDomain(CountDomain):
+    """The same with a memory: where the count stands."""
+
+    def recall(self, steps: Sequence[Step]) -> str:
+        return steps[-1].observation.text if steps else ""
 
 
 @pytest.fixture

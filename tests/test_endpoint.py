@@ -11,9 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from conftest import BUDGET, CountDomain, CountEnvironment
+from conftest import BUDGET, CountDomain, CountEnvironment, RememberingDomain
 
 from openhorizon.agent import endpoint
+from openhorizon.agent.compaction import MEMORY
 from openhorizon.agent.endpoint import KEY_VARIABLE, Endpoint, read_reply
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.domains.base import Answer, Call, Environment, Task
@@ -134,6 +135,24 @@ def test_a_good_model_solves_and_its_text_is_kept(serve: Any, monkeypatch: pytes
     assert [message["role"] for message in first["messages"]] == ["system", "user"]
     assert [message["role"] for message in last["messages"][2:]] == ["assistant", "tool"] * 3
     assert last["messages"][2]["tool_calls"][0]["id"] == last["messages"][3]["tool_call_id"]
+
+
+def test_a_full_context_is_followed_by_one_with_the_memory(serve: Any) -> None:
+    def counted(asked: dict[str, Any]) -> Reply:
+        status, body = count_up(asked)
+        tokens = 60 * len(asked["messages"])
+        return status, json.dumps(json.loads(body) | {"usage": {"total_tokens": tokens}}).encode()
+
+    server = serve(counted)
+    (found,) = roll(server, domain=RememberingDomain())
+    assert found.status is Status.SOLVED
+    assert [turn.role for turn in found.turns].count("prompt") > 1
+    assert max(len(asked["messages"]) for asked in server.seen) < 2 + 2 * 3
+    renewed = next(asked for asked in server.seen[1:] if len(asked["messages"]) == 2)
+    assert MEMORY in renewed["messages"][1]["content"]
+    assert from_trajectory(found).verdict.passed
+    (whole,) = roll(serve(counted))
+    assert [turn.role for turn in whole.turns].count("prompt") == 1
 
 
 def test_requests_run_side_by_side_and_come_back_in_order(serve: Any) -> None:
@@ -321,4 +340,4 @@ def test_self_play_with_an_endpoint_counts_what_it_could_not_reach(serve: Any) -
     ],
 )
 def test_replies_are_read_as_servers_write_them(message: dict[str, Any], action: Any) -> None:
-    assert read_reply(json.dumps({"choices": [{"message": message}]})) == (action, False)
+    assert read_reply(json.dumps({"choices": [{"message": message}]})) == (action, False, 0)

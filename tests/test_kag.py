@@ -254,6 +254,14 @@ def test_worlds_take_turns_and_get_equal_shares() -> None:
     assert dealt == {found[0]: 100, found[1]: 300, found[2]: 100, found[3]: 100}
 
 
+@pytest.mark.parametrize("floor", [1.0, 0.5])
+def test_a_world_named_twice_gets_twice_the_share(floor: float) -> None:
+    found = [Region("a", 1), Region("b", 1), Region("b", 1), Region("a", 2), Region("b", 3), Region("b", 3)]
+    turns = Turns(found, floor, 10, SolveRates())
+    dealt = Counter(turns.next().world for _ in range(600))
+    assert dealt == {"a": 200, "b": 400}
+
+
 def test_accepted_episodes_pass_and_rejected_ones_say_why() -> None:
     outcomes = expand()
     assert {o.rule for o in outcomes} >= {"", "valid", "no proposal"}

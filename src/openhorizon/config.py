@@ -23,7 +23,7 @@ PARAMS_FILE = Path("params.yaml")
 class GenerateConfig:
     """Self-play data of one domain (section 2.2, 3)."""
 
-    worlds: tuple[str, ...]  # keys of the registry that tasks are drawn from, in turn
+    worlds: tuple[str, ...]  # keys of the registry that tasks are drawn from, in turn; twice: twice the share
     demonstrations: int  # accepted trajectories to write
     prompts: int  # training tasks without a trajectory, for GRPO and OPD
     heldout: int  # evaluation tasks

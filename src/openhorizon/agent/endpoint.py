@@ -8,6 +8,9 @@ Nonsense is data. A call that cannot be parsed, or of no known tool, becomes an 
 reply that is no reply (no choices, wrong types) ends the episode as FAILED with the reason. What times out, breaks or
 answers 429 or 5xx is asked again by the client, ``retries`` times, then the episode is ABORTED; an endpoint that aborts
 ``GIVE_UP`` episodes in a row is not there, and the run stops. Of several calls in one reply the first is taken.
+
+The server counts the tokens (``usage``); where the next turn might pass ``budget.DOMAIN.context_tokens`` and the world
+keeps a memory, the conversation goes on in a new context, as a local policy's does.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from openhorizon.agent.compaction import with_memory
 from openhorizon.agent.render import read_action, write_action
 from openhorizon.agent.rollout import allowed_calls
 from openhorizon.agent.trajectory import Status, Trajectory, Turn
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "OPENHORIZON_API_KEY"
 FAILED = "endpoint failed"
 GIVE_UP = 16
+CHARS_PER_TOKEN = 3  # of an observation that the server has not counted yet; few, to be on the safe side
 MAX_SEED = 2**31 - 1  # what servers take
 
 
@@ -154,7 +159,7 @@ class _Talk:
     def take(self, body: str) -> None:
         """Go on by a reply."""
         try:
-            action, cut = read_reply(body)
+            action, cut, used = read_reply(body)
         except _Nonsense as error:
             self.end(Status.FAILED, f"nonsense from the endpoint: {error}")
             return
@@ -167,7 +172,7 @@ class _Talk:
         elif len(self.environment.steps) >= self.max_calls:
             self.end(Status.TRUNCATED)
         else:
-            self._call(action)
+            self._call(action, used)
 
     def refused(self, code: int, reason: str) -> bool:
         """A reply that is an error. Whether it says that the endpoint is not there: 4xx is about this request."""
@@ -202,7 +207,7 @@ class _Talk:
         answer = self.answer.text if self.answer else None
         return Trajectory(self.task, tuple(self.turns), answer, self.status, self.verdict, self.policy, self.seed)
 
-    def _call(self, call: Call) -> None:
+    def _call(self, call: Call, used: int) -> None:
         try:
             seen = carry_out(self.environment, call)
         except EnvironmentDied as error:
@@ -219,10 +224,22 @@ class _Talk:
             },
             {"role": "tool", "tool_call_id": name, "content": seen.text},
         ]
+        if used + len(seen.text) // CHARS_PER_TOKEN + self.budget.turn_tokens >= self.budget.context_tokens:
+            self._renew()
+
+    def _renew(self) -> None:
+        """A new context in place of a full one, where the world says what to keep (agent/compaction.py)."""
+        memory = self.domain.recall(self.environment.steps)
+        if memory is None:
+            return
+        prompt = with_memory(self.task.prompt, memory)
+        self.turns.append(Turn("prompt", prompt))
+        self.messages[1:] = [{"role": "user", "content": prompt}]
 
 
-def read_reply(body: str) -> tuple[Action, bool]:
-    """The action that a chat completion's body asks for, and whether a token limit cut it off.
+def read_reply(body: str) -> tuple[Action, bool, int]:
+    """The action that a chat completion's body asks for, whether a token limit cut it off, and the tokens of the whole
+    conversation by the server's count (0 where it gives none).
 
     A call whose name or arguments cannot be read becomes a call of the tool ``""``, which every environment refuses in
     words. A server that leaves calls in the text is understood, too.
@@ -250,10 +267,13 @@ def read_reply(body: str) -> tuple[Action, bool]:
     if isinstance(reasoning, str) and reasoning and not said.thought:
         said = _thinking(said, reasoning.strip())
     cut = choices[0].get("finish_reason") == "length"
+    usage = value.get("usage")
+    used = usage.get("total_tokens") if isinstance(usage, dict) else None
+    used = used if isinstance(used, int) else 0
     if not calls:
-        return said, cut
+        return said, cut, used
     thought = said.thought or (said.text if isinstance(said, Answer) else "")
-    return _read_call(calls[0], thought), cut
+    return _read_call(calls[0], thought), cut, used
 
 
 def _read_call(call: Any, thought: str) -> Call:

@@ -6,6 +6,10 @@ never waits for the slowest episode of a turn.
 
 Outcomes: a verified answer is SOLVED or FAILED. An episode that runs out of tool calls, turn tokens or context is
 TRUNCATED: kept as a valid prefix. One whose environment broke is ABORTED, tried again, and never trained on.
+
+Where a world can say what to keep of a long run (``Domain.recall``), a context that has no room for another turn is
+followed by a new one, of the prompt and that memory; the trajectory has a second prompt turn there
+(``agent/compaction.py``).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from openhorizon.agent.compaction import with_memory
 from openhorizon.agent.render import Renderer, read_action
 from openhorizon.agent.trajectory import Status, Trajectory, Turn
 from openhorizon.config import BudgetConfig
@@ -58,17 +63,19 @@ class Episode:
     """A task's conversation with its environment."""
 
     def __init__(self, domain: Domain, task: Task, renderer: Renderer, budget: BudgetConfig, policy: str, seed: int):
-        self.domain, self.task, self.renderer, self.policy, self.seed = domain, task, renderer, policy, seed
+        self.domain, self.task, self.renderer, self.policy = domain, task, renderer, policy
+        self.seed = self.own_seed = seed  # the first is that of the context it is in
         self.turn_tokens, self.context_tokens = budget.turn_tokens, budget.context_tokens
         self.max_calls = allowed_calls(budget, task.horizon) if domain.tools else 0
         self.environment = open_environment(domain, task)
-        self.prompt_ids = renderer.prompt(domain.system, domain.tools_for(task), task.prompt)
-        self.turns = [Turn("prompt", task.prompt, tuple(self.prompt_ids))]
+        self.turns = list[Turn]()
+        self._begin(task.prompt, self._rendered(task.prompt))
         self.answer: Answer | None = None
         self.status: Status | None = None
         self.verdict = Verdict(False, 0.0, "not finished")
 
     def reply(self, ids: Sequence[int], logprobs: Sequence[float], complete: bool) -> list[int] | None:
+        self.waiting = False
         text = self.renderer.text(ids)
         if ids:
             self.turns.append(Turn("assistant", text, tuple(ids), tuple(logprobs)))
@@ -92,7 +99,30 @@ class Episode:
             return None
         fed = self.renderer.tool(observation.text)
         self.turns.append(Turn("tool", observation.text, tuple(fed), (), observation.evidence, observation.error))
-        return fed
+        self.used += len(ids) + len(fed)
+        return None if self._renewed() else fed
+
+    def _rendered(self, prompt: str) -> list[int]:
+        return self.renderer.prompt(self.domain.system, self.domain.tools_for(self.task), prompt)
+
+    def _begin(self, prompt: str, ids: list[int]) -> None:
+        self.prompt_ids, self.used, self.waiting = ids, len(ids), True
+        self.turns.append(Turn("prompt", prompt, tuple(ids)))
+
+    def _renewed(self) -> bool:
+        """Whether this context has no room for another turn and a new one, which has, was begun in its place."""
+        if self.used + self.turn_tokens < self.context_tokens:
+            return False
+        memory = self.domain.recall(self.environment.steps)
+        if memory is None:
+            return False
+        prompt = with_memory(self.task.prompt, memory)
+        ids = self._rendered(prompt)
+        if len(ids) + self.turn_tokens >= self.context_tokens:
+            return False
+        self._begin(prompt, ids)
+        self.seed = derive(self.own_seed, "context", len(self.turns))
+        return True
 
     def _end(self, status: Status | None) -> None:
         self.verdict = self.domain.verify(self.task, self.environment, self.answer)
@@ -102,7 +132,7 @@ class Episode:
     def trajectory(self) -> Trajectory:
         assert self.status is not None, "the policy left a conversation unfinished"
         answer = self.answer.text if self.answer else None
-        return Trajectory(self.task, tuple(self.turns), answer, self.status, self.verdict, self.policy, self.seed)
+        return Trajectory(self.task, tuple(self.turns), answer, self.status, self.verdict, self.policy, self.own_seed)
 
 
 def allowed_calls(budget: BudgetConfig, horizon: int) -> int:
@@ -155,7 +185,10 @@ def rollout(
                 )
         # Long ones together: a batch ends with its longest episode.
         order = sorted(episodes, key=lambda i: (-tasks[i].horizon, i))
-        policy.converse([episodes[i] for i in order], temperature, progress)
+        talking = [episodes[i] for i in order]
+        while talking:
+            policy.converse(talking, temperature, progress)
+            talking = [episode for episode in talking if episode.waiting]  # in a new context
         finished.update((i, episode.trajectory()) for i, episode in episodes.items())
         waiting = [i for i in waiting if finished[i].status is Status.ABORTED]
         if not waiting:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -52,6 +52,17 @@ class Trajectory:
     verdict: Verdict
     policy: str  # "expert" or a checkpoint's hash
     seed: int
+
+    @property
+    def contexts(self) -> tuple[Trajectory, ...]:
+        """The episode once for each context it was lived in: each begins with a prompt, and where the first was full a
+        later one has the memory of what came before (``agent/compaction.py``). These are what a model is trained on;
+        mostly it is the trajectory alone."""
+        starts = [i for i, turn in enumerate(self.turns) if turn.role == "prompt"]
+        if len(starts) <= 1:
+            return (self,)
+        ends = [*starts[1:], len(self.turns)]
+        return tuple(replace(self, turns=self.turns[a:b]) for a, b in zip(starts, ends, strict=True))
 
     @property
     def ids(self) -> list[int]:

@@ -197,6 +197,11 @@ class Domain(ABC):
         ``replay`` and labelled policy "dataset". A world with demonstrations needs no expert; training tasks only."""
         return None
 
+    def recall(self, steps: Sequence[Step]) -> str | None:
+        """What an agent keeps of these calls and observations when its context is full: a text made of nothing but what
+        it called and saw, enough to go on (``agent/compaction.py``). None: a run of this world is not compacted."""
+        return None
+
     def heldout_texts(self) -> tuple[str, ...]:
         """Texts of the public benchmark that this world is made from, one or more a test item: no training task of any
         world may contain them. Empty where there is no such benchmark, or its package is not installed."""

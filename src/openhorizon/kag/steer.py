@@ -1,6 +1,6 @@
 """Which region of the graph is proposed next, steered by the measured solve rate.
 
-A region is a world and a horizon. Worlds get equal shares. Within a world a region keeps ``floor`` of an even share,
+A region is a world and a horizon. Worlds get equal shares, or as often as they are named. Within a world a region keeps ``floor`` of an even share,
 for coverage; the rest goes by 2√(p(1-p)), where p is the share of tries on it that the solver solved so far: most to
 where outcomes are mixed, least to what always or never works. A region that was not tried counts as mixed. Weights
 change once a round of ``every`` slots. The paper steers by difficulty, too, but does not say how.
@@ -48,7 +48,8 @@ class Turns:
     """The order in which regions come up."""
 
     def __init__(self, regions: Sequence[Region], floor: float, every: int, rates: SolveRates) -> None:
-        self.open = list(dict.fromkeys(regions))
+        self.named = Counter(regions)  # a world that is named twice has twice the share
+        self.open = list(self.named)
         self.floor, self.every, self.rates = floor, every, rates
         self.weights: dict[Region, int] = {}
         self._credit: Counter[Region] = Counter()
@@ -75,7 +76,7 @@ class Turns:
         of_world = Counter(region.world for region in self.open)
         if self.floor >= 1:
             whole = math.lcm(*of_world.values())
-            return {region: whole // of_world[region.world] for region in self.open}
+            return {region: self.named[region] * whole // of_world[region.world] for region in self.open}
         mixed = {region: self.rates.mixed(region) for region in self.open}
         total = dict.fromkeys(of_world, 0.0)
         for region, value in mixed.items():
@@ -84,4 +85,4 @@ class Turns:
             region: self.floor / of_world[region.world] + (1 - self.floor) * value / total[region.world]
             for region, value in mixed.items()
         }
-        return {region: max(1, round(SCALE * share)) for region, share in shares.items()}
+        return {region: max(1, round(SCALE * self.named[region] * share)) for region, share in shares.items()}

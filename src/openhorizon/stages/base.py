@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from openhorizon.agent.render import Renderer, render_trajectory
+from openhorizon.agent.compaction import render_contexts
+from openhorizon.agent.render import Renderer
 from openhorizon.agent.trajectory import read_trajectories
 from openhorizon.artifacts import replace_dir, stage_dir, write_json
 from openhorizon.config import Config
@@ -19,7 +20,7 @@ from openhorizon.model.load import new_model, save_checkpoint
 from openhorizon.model.moe import choose_experts
 from openhorizon.model.tokenizer import train_tokenizer
 from openhorizon.seeds import derive
-from openhorizon.train.supervised import fit
+from openhorizon.train.supervised import fit, sizes
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
@@ -42,10 +43,11 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         name: [t for t in trajectories if t.task.horizon <= config.base.max_horizon][: config.base.demonstrations]
         for name, trajectories in demonstrations.items()
     }
-    for name, chosen in short.items():
-        if not chosen:
+    for name, trajectories in short.items():
+        if not trajectories:
             raise ValueError(f"base.max_horizon={config.base.max_horizon}: no demonstration of {name} is that short")
-    samples = [render_trajectory(renderer, DOMAINS, t) for chosen in short.values() for t in chosen]
+    chosen = [t for trajectories in short.values() for t in trajectories]
+    samples = [s for t in chosen for s in render_contexts(renderer, DOMAINS, t, config.model.max_tokens)]
     model = new_model(config.model, tokenizer, derive(config.seed, "base", "weights") % 2**32)
     torch.nn.Module.to(model, config.machine.device)
     choose_experts(model, config.machine.experts)
@@ -59,7 +61,6 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
             | {
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "vocabulary": len(tokenizer),
-                "demonstrations": len(samples),
-                "mean_tokens": sum(len(t.ids) for t in samples) / len(samples),
-            },
+            }
+            | sizes(chosen, samples),
         )

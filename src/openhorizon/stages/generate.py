@@ -128,7 +128,7 @@ def write_heldout(config: Config, target: str, worlds: Mapping[str, Domain], fol
     """The held-out tasks, every region in turn. They are proposed once, so no benchmark bars them."""
     wanted, tally = config.generate[target], Tally()
     play = _self_play(config, target, worlds, ExpertSolver(worlds, 0.0, _max_calls(config, target)), 0, Memory())
-    part = Part("heldout", wanted.heldout, regions(worlds, wanted.heldout_horizons, "heldout_horizons"))
+    part = Part("heldout", wanted.heldout, regions(worlds, wanted.worlds, wanted.heldout_horizons, "heldout_horizons"))
     progress = _Progress(say, wanted.heldout)
     with TaskWriter(folder / "heldout.parquet") as tasks:
         for outcome in progress.watch("heldout", play.expand(part)):
@@ -178,8 +178,10 @@ def worlds_of(config: Config, target: str) -> dict[str, Domain]:
     return {world: DOMAINS[world] for world in config.generate[target].worlds}
 
 
-def regions(worlds: Mapping[str, Domain], horizons: Sequence[int], key: str) -> tuple[Region, ...]:
-    """Every world with every horizon that it has tasks of, worlds taking turns.
+def regions(
+    worlds: Mapping[str, Domain], named: Sequence[str], horizons: Sequence[int], key: str
+) -> tuple[Region, ...]:
+    """Every world with every horizon that it has tasks of, as often as it is named, worlds taking turns.
 
     Raises:
         ValueError: a world has none of the horizons.
@@ -190,7 +192,7 @@ def regions(worlds: Mapping[str, Domain], horizons: Sequence[int], key: str) -> 
             raise ValueError(
                 f"generate.{worlds[world].name}.{key}: world {world} has tasks of none of {list(horizons)}"
             )
-    columns = ([Region(world, horizon) for horizon in found] for world, found in offered.items())
+    columns = ([Region(world, horizon) for horizon in found] for world in named for found in [offered[world]])
     return tuple(region for row in zip_longest(*columns) for region in row if region is not None)
 
 
@@ -257,7 +259,7 @@ def _parts(wanted: GenerateConfig, worlds: Mapping[str, Domain], shard: int) -> 
 
     def part(name: PartName, total: int, horizons: Sequence[int], key: str, tries: int) -> Part:
         count = total // wanted.shards + (shard < total % wanted.shards)
-        found = regions(worlds, horizons, key)
+        found = regions(worlds, wanted.worlds, horizons, key)
         start = shard % max(len(found), 1)
         bounds = wanted.solve_rate_min, wanted.solve_rate_max
         turned = found[start:] + found[:start]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
-from openhorizon.agent.render import render_trajectory
+from openhorizon.agent.compaction import render_contexts
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, read_tasks, read_trajectories
 from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_json
@@ -20,7 +20,7 @@ from openhorizon.model.load import load_checkpoint, save_checkpoint
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
 from openhorizon.train.reinforcement import group_advantage, papo_advantage, reinforce
-from openhorizon.train.supervised import fit
+from openhorizon.train.supervised import fit, sizes
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
@@ -53,7 +53,9 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     model = start.model
     candidates = {"start": (validate("the start"), copy.deepcopy(model.state_dict()))}
     demonstrations = read_trajectories(stage_dir("generate", target) / "demonstrations.parquet")
-    samples = [render_trajectory(start.renderer, DOMAINS, t) for t in demonstrations[: recipe.demonstrations]]
+    demonstrations = demonstrations[: recipe.demonstrations]
+    limit = config.model.max_tokens
+    samples = [s for t in demonstrations for s in render_contexts(start.renderer, DOMAINS, t, limit)]
     figures = fit(model, samples, recipe.tokens, recipe.sft_optim, derive(seed, "sft"), log, prefix="sft_")
     candidates["sft"] = (validate("SFT"), copy.deepcopy(model.state_dict()))
     reference = copy.deepcopy(model).requires_grad_(False)
@@ -68,4 +70,4 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         save_checkpoint(model, start.tokenizer, folder)
         log.save_curves(folder)
         chosen = {f"validation_{name}": success for name, (success, _) in candidates.items()}
-        write_json(folder / "metrics.json", figures | chosen | {"kept": kept, "demonstrations": len(samples)})
+        write_json(folder / "metrics.json", figures | chosen | {"kept": kept} | sizes(demonstrations, samples))

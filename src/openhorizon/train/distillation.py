@@ -58,7 +58,7 @@ def distil(
         figures = {}
         for name in prompts:
             figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
-        trajectories = [t for t in rolled if t.status is not Status.ABORTED]
+        trajectories = [context for t in rolled if t.status is not Status.ABORTED for context in t.contexts]
         scores = router.score(trajectories, config.top_k, policy.never)
         model.train()
         totals: dict[str, list[float]] = {}

@@ -97,8 +97,9 @@ def reinforce(
                 dead += 1
                 if config.dynamic_sampling:
                     continue
-            trained += group
-            advantages += values.tolist()
+            for trajectory, value in zip(group, values.tolist(), strict=True):
+                trained += trajectory.contexts
+                advantages += [value] * len(trajectory.contexts)
         figures["dead_groups"] = dead / config.prompts
         figures["reward"] = sum(reward(t) for t in rolled) / len(rolled)
         figures["invalid_calls"] = sum(turn.error for t in rolled for turn in t.turns) / max(

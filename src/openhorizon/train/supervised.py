@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
-from openhorizon.agent.trajectory import Trajectory
+from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.config import OptimConfig
 from openhorizon.losses.nll import nll
 from openhorizon.losses.reduce import token_mean
@@ -56,6 +56,17 @@ def fit(
     model.eval()
     epoch_tokens = sum(len(t.ids) for t in trajectories)
     return {f"{prefix}final_loss": recent, f"{prefix}steps": steps, f"{prefix}epochs": seen / epoch_tokens}
+
+
+def sizes(demonstrations: Sequence[Trajectory], samples: Sequence[Trajectory]) -> dict[str, float]:
+    """What was trained on: how many demonstrations, the samples that they became (``agent/compaction.py``), how many of
+    these lost their end to the context's limit, and a sample's mean length."""
+    return {
+        "demonstrations": len(demonstrations),
+        "samples": len(samples),
+        "cut": sum(sample.status is Status.TRUNCATED for sample in samples),
+        "mean_tokens": sum(len(sample.ids) for sample in samples) / len(samples),
+    }
 
 
 def _batches(trajectories: Sequence[Trajectory], batch_tokens: int, seed: int) -> Iterator[list[Trajectory]]:

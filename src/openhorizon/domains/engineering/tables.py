@@ -19,7 +19,7 @@ its score. A demand is the largest of ``DEMANDS`` that the reference solution me
 
 What differs from the paper: the competitions are small (900 rows), so that a run takes tenths of a second; there is no
 agent that proposes what to try, but a lead, so that a task has an exact horizon; ``analyze`` runs code rather than a
-sub-agent (``reports.py`` has the seam). Long runs are cut by ``agent/compaction.py`` with ``recall``.
+sub-agent (``reports.py`` has the seam). Long runs are compacted (``memory.py``).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from openhorizon.domains.base import (
     Environment,
     Expert,
     Split,
+    Step,
     Task,
     Verdict,
     solve,
@@ -44,6 +45,7 @@ from openhorizon.domains.base import (
 from openhorizon.domains.engineering.competitions import Competition, candidates, competition, tables_of
 from openhorizon.domains.engineering.grading import LOWER_IS_BETTER
 from openhorizon.domains.engineering.leaderboard import measure
+from openhorizon.domains.engineering.memory import recall
 from openhorizon.domains.engineering.reports import Analyst, local_analyst
 from openhorizon.domains.engineering.scripts import CLASSES_OF, Recipe, bugs
 from openhorizon.domains.engineering.solver import expert
@@ -142,6 +144,9 @@ class TablesDomain(Domain):
             state={**task.state, "percentile": demand},
             reference=answer.text,
         )
+
+    def recall(self, steps: Sequence[Step]) -> str:
+        return recall(steps)
 
     def start(self, task: Task) -> TablesEnvironment:
         return TablesEnvironment(task, self.tools, self.analyst)
