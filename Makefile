@@ -2,6 +2,7 @@
 # stays as it is.
 PYTHON ?= python3
 PORT ?= 5000
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := requirements.lock requirements-nodeps.lock pyproject.toml
@@ -11,7 +12,7 @@ STAMP := $(VENV)/.installed-$(shell cat $(PINS) | cksum | cut -d' ' -f1)
 
 help:
 	@echo "make reproduce [PROFILE=smoke|laptop]   run the whole recipe; again: only what changed"
-	@echo "make test                               linter, types, tests"
+	@echo "make test [JOBS=2]                      linter, types, tests, so many at once"
 	@echo "make test-long                          every task of the larger worlds, about an hour"
 	@echo "make lint | mlflow [PORT=5000] | doctor | clean"
 
@@ -30,7 +31,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" -n $(JOBS) --dist loadscope --no-loadscope-reorder
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long

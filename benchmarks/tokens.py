@@ -3,7 +3,10 @@
     python benchmarks/tokens.py                                       every artifacts/generate/*/demonstrations.parquet
     python benchmarks/tokens.py --worlds search tool_calling --horizons 8 16 --count 50
     python benchmarks/tokens.py --files FILE.parquet …
+    python benchmarks/tokens.py --profile h200 --count 40 --work FOLDER [--domains search …] [--out FILE.json]
 
+With ``--profile``, the real ``generate`` stage makes ``--count`` demonstrations a domain of that profile (self-play
+with its worlds, horizons, noise, all five rules) in FOLDER; domains that lie there already are only counted.
 With ``--worlds``, reference solutions (the expert without noise) of training tasks are made on the spot, ``--count`` a
 horizon. A trajectory is counted whole: system prompt and tool schemas, question, calls, observations, answer, in the
 chat format that the model is trained with; SmolLM2's own template knows no tools, so that the four marks of ours which
@@ -14,18 +17,25 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Iterable, Iterator
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from openhorizon import profiles
 from openhorizon.agent.render import Renderer, render_trajectory, write_action
 from openhorizon.agent.trajectory import Status, Trajectory, Turn, iter_trajectories
-from openhorizon.artifacts import ROOT, write_json
+from openhorizon.artifacts import ROOT, stage_dir, write_json
+from openhorizon.config import load
 from openhorizon.domains import DOMAINS
 from openhorizon.domains.base import Domain, solve
 from openhorizon.seeds import derive, rng
+from openhorizon.stages import generate
 
 PAPER = {  # mean tokens of a trajectory, section 3; it has one figure for both kinds of tool use
     "search": 44_000,
@@ -36,6 +46,7 @@ PAPER = {  # mean tokens of a trajectory, section 3; it has one figure for both 
     "scientific_agent": 39_000,
 }
 PAPER_MEAN = 45_000  # over its ~100K trajectories
+HELDOUT = 8  # made beside them: self-play keeps training tasks apart from them
 MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -49,17 +60,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--worlds", nargs="+", choices=sorted(DOMAINS), default=[])
     parser.add_argument("--horizons", nargs="+", type=int, default=[8, 16, 32])
-    parser.add_argument("--count", type=int, default=20, help="of a horizon")
+    parser.add_argument("--profile", help="make data of this profile and count it")
+    parser.add_argument("--domains", nargs="+", default=[], help="with --profile: these alone")
+    parser.add_argument("--work", type=Path, default=Path("tokens"), help="with --profile: where the data lie")
+    parser.add_argument("--count", type=int, default=20, help="of a horizon; with --profile of a domain")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--files", nargs="+", type=Path, default=[])
     parser.add_argument("--limit", type=int, default=1_000, help="trajectories read of a file")
     parser.add_argument("--out", type=Path, help="write the rows as JSON, too")
     options = parser.parse_args()
+    if options.out:
+        options.out = options.out.absolute()
+    if options.profile:
+        in_profile(options.profile, options.domains, options.count, options.work)
     files = options.files or ([] if options.worlds else sorted((ROOT / "generate").glob("*/demonstrations.parquet")))
     if not files and not options.worlds:
         raise SystemExit("nothing to count: `make reproduce` first, or name --worlds or --files")
     renderer = Renderer(smollm2())
     lengths: dict[str, list[int]] = {}
+    calls: dict[str, list[int]] = {}
     for source in (
         *(islice(iter_trajectories(path), options.limit) for path in files),
         *(made(DOMAINS[world], options.horizons, options.count, options.seed) for world in options.worlds),
@@ -67,10 +86,37 @@ def main() -> None:
         for trajectory in source:
             length = len(render_trajectory(renderer, DOMAINS, trajectory).ids)
             lengths.setdefault(trajectory.task.world, []).append(length)
-    rows = table(lengths)
+            calls.setdefault(trajectory.task.world, []).append(trajectory.tool_calls)
+    rows = table(lengths, calls)
     show(rows)
     if options.out:
-        write_json(options.out, {"rows": rows, "tokenizer": "SmolLM2-135M-Instruct", "paper_mean": PAPER_MEAN})
+        source = {"profile": options.profile, "tokenizer": "SmolLM2-135M-Instruct", "paper_mean": PAPER_MEAN}
+        write_json(options.out, source | {"rows": rows})
+
+
+class Said:
+    """What the stage uses of a log."""
+
+    def metrics(self, step: int, **values: float) -> None: ...
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        print(f"{done}/{total} {note}", file=sys.stderr, flush=True)
+
+
+def in_profile(name: str, only: Sequence[str], count: int, work: Path) -> None:
+    """Make a profile's demonstrations, ``count`` a domain, below ``work``, which is the working directory from then
+    on."""
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / profiles.FOLDER).exists():
+        shutil.copytree(Path(__file__).resolve().parents[1] / profiles.FOLDER, work / profiles.FOLDER)
+    os.chdir(work)
+    profiles.write(name, Path())
+    config = load()
+    for domain in only or config.domains:
+        if not stage_dir("generate", domain).exists():
+            block = replace(config.generate[domain], demonstrations=count, prompts=0, heldout=HELDOUT, shards=1)
+            log: Any = Said()
+            generate.run(replace(config, generate=config.generate | {domain: block}), domain, log)
 
 
 def smollm2() -> Any:
@@ -114,17 +160,17 @@ def made(domain: Domain, horizons: Iterable[int], count: int, seed: int) -> Iter
                 break
 
 
-def table(lengths: dict[str, list[int]]) -> list[dict[str, Any]]:
+def table(lengths: dict[str, list[int]], calls: dict[str, list[int]]) -> list[dict[str, Any]]:
     """A row a domain, a row each of its worlds where it has several, and one over all domains: the mean of their means,
     since how many trajectories were counted of each says nothing."""
-    by_domain: dict[str, list[int]] = {}
-    for world, values in lengths.items():
-        by_domain.setdefault(world.partition("/")[0], []).extend(values)
     rows = []
-    for domain in sorted(by_domain):
-        rows.append({"name": domain, **spread(by_domain[domain]), "paper": PAPER.get(domain)})
+    for domain in sorted({world.partition("/")[0] for world in lengths}):
         mine = sorted(world for world in lengths if world.partition("/")[0] == domain)
-        rows += [{"name": f"  {world}", **spread(lengths[world]), "paper": None} for world in mine if len(mine) > 1]
+        every = [length for world in mine for length in lengths[world]]
+        of_all = fmean(call for world in mine for call in calls[world])
+        rows.append({"name": domain, "calls": of_all, **spread(every), "paper": PAPER.get(domain)})
+        for world in mine if len(mine) > 1 else ():
+            rows.append({"name": f"  {world}", "calls": fmean(calls[world]), **spread(lengths[world]), "paper": None})
     means = [row["mean"] for row in rows if not row["name"].startswith(" ")]
     trajectories = sum(len(values) for values in lengths.values())
     overall = {"name": "mean of domains", "trajectories": trajectories, "mean": fmean(means), "paper": PAPER_MEAN}
@@ -138,7 +184,7 @@ def spread(values: list[int]) -> dict[str, float]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    columns = ("trajectories", "mean", "p5", "p50", "p95", "max", "paper")
+    columns = ("trajectories", "calls", "mean", "p5", "p50", "p95", "max", "paper")
     print(f"{'domain or world':32}" + "".join(f"{name:>13}" for name in columns))
     for row in rows:
         cells = [f"{row[name]:>13,.0f}" if row.get(name) is not None else f"{'':13}" for name in columns]

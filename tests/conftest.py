@@ -31,6 +31,12 @@ MACHINE = MachineConfig(device="cpu", threads=1, stages=1, rollout_batch=8, expe
 BUDGET = BudgetConfig(slack=1.5, extra=2, turn_tokens=24, context_tokens=256)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with slow tests first: side by side, the last to start decides when all are over."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 class CountEnvironment(Environment):
     """A counter that ``step`` raises until the goal is reached."""
 

@@ -1,9 +1,10 @@
 """Which region of the graph is proposed next, steered by the measured solve rate.
 
-A region is a world and a horizon. Worlds get equal shares, or as often as they are named. Within a world a region keeps ``floor`` of an even share,
-for coverage; the rest goes by 2√(p(1-p)), where p is the share of tries on it that the solver solved so far: most to
-where outcomes are mixed, least to what always or never works. A region that was not tried counts as mixed. Weights
-change once a round of ``every`` slots. The paper steers by difficulty, too, but does not say how.
+A region is a world and a horizon. Worlds get equal shares, or as often as they are named. Within a world a region keeps
+``floor`` of an even share, for coverage; the rest goes by 2√(p(1-p)), where p is the share of tries on it that the
+solver solved so far: most to where outcomes are mixed, least to what always or never works. A region that was not tried
+counts as mixed. Weights change once a round of ``every`` slots. The paper steers by difficulty, too, but does not say
+how.
 
 Slots are dealt by smooth weighted round robin: even weights give strict turns, and any stretch of a round is mixed like
 the whole. Weights are integers, so that turns are exact.

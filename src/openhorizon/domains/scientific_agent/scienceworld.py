@@ -38,15 +38,14 @@ from openhorizon.domains.base import (
     Action,
     Answer,
     Call,
-    Domain,
     Environment,
-    Expert,
     Observation,
     Split,
     Task,
     Tool,
     Verdict,
 )
+from openhorizon.domains.published import Published
 from openhorizon.domains.scientific_agent.simulator import Session, simulator
 
 SPLITS: Mapping[Split, str] = {"train": "train", "heldout": "dev"}
@@ -63,10 +62,9 @@ _GOAL = re.compile(r"^\d+\s+(true|false)\s+\w+\s+(.+)$", re.MULTILINE)
 TEST_TEXTS = 3  # test variations of a kind of task that stand for the others in decontamination
 
 
-class ScienceWorldDomain(Domain):
+class ScienceWorldDomain(Published):
     name = "scientific_agent"
     source = "scienceworld"
-    scripted = False
     system = (
         "You are in a house with a workshop, a foundry, a greenhouse and a garden, and you carry out a science task "
         "with the tool act. Commands: look around, look at OBJECT, look in OBJECT, inventory, task, open OBJECT, close "
@@ -88,6 +86,9 @@ class ScienceWorldDomain(Domain):
             },
         ),
     )
+
+    def by_horizon(self, split: Split) -> Mapping[int, Sequence[tuple[str, int]]]:
+        return by_length(split)
 
     def offers(self, horizons: Sequence[int]) -> tuple[int, ...]:
         """The lengths of gold paths within the range of ``horizons``. A length that few variations have is left out:
@@ -140,9 +141,6 @@ class ScienceWorldDomain(Domain):
 
     def start(self, task: Task) -> House:
         return House(task, self.tools)
-
-    def expert(self, prompt: str, rng: random.Random, noise: float) -> Expert:
-        raise ValueError(f"{self.world} has no scripted expert: its solutions are demonstrations")
 
     def demonstration(self, task: Task) -> tuple[Action, ...] | None:
         """The gold path; None for a held-out task, whose path is not kept."""

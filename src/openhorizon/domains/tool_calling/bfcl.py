@@ -35,9 +35,7 @@ from openhorizon.domains.base import (
     Action,
     Answer,
     Call,
-    Domain,
     Environment,
-    Expert,
     Observation,
     Split,
     Task,
@@ -45,6 +43,7 @@ from openhorizon.domains.base import (
     Verdict,
     split_of,
 )
+from openhorizon.domains.published import Published, closing_code, is_code
 from openhorizon.domains.tool_calling.borrowed import Library, package_folder
 
 VARIANTS = ("base", "long_context", "miss_func", "miss_param")
@@ -198,10 +197,9 @@ class Simulators:
         return Call(node.func.id, arguments)
 
 
-class BfclDomain(Domain):
+class BfclDomain(Published):
     name = "tool_calling"
     source = "bfcl"
-    scripted = False
     system = (
         "You work with the tools for a user who says more in the course of the conversation. Do what the user asks, "
         "with as few calls as it takes; ask with next_user_turn where something is missing. When the conversation is "
@@ -220,8 +218,8 @@ class BfclDomain(Domain):
         later = {name for names in entry.get("missed_function", {}).values() for name in names}
         return (NEXT, *(tool for tool in _offered(entry) if tool.name not in later))
 
-    def offers(self, horizons: Sequence[int]) -> tuple[int, ...]:
-        return tuple(horizon for horizon in horizons if all(_by_horizon(s).get(horizon) for s in ("train", "heldout")))
+    def by_horizon(self, split: Split) -> Mapping[int, Sequence[str]]:
+        return _by_horizon(split)
 
     def heldout_texts(self) -> tuple[str, ...]:
         return heldout_texts()
@@ -253,9 +251,6 @@ class BfclDomain(Domain):
     def start(self, task: Task) -> BfclEnvironment:
         return BfclEnvironment(task, self.tools_for(task))
 
-    def expert(self, prompt: str, rng: random.Random, noise: float) -> Expert:
-        raise ValueError("tool_calling/bfcl has no scripted expert: its solutions are demonstrations")
-
     def demonstration(self, task: Task) -> tuple[Action, ...] | None:
         if task.split != "train":
             return None
@@ -275,8 +270,7 @@ class BfclDomain(Domain):
         for i in range(turns):
             held = environment.checked[i] if i < len(environment.checked) else ("the turn was not finished",) * 2
             rubric[f"turn {i + 1} state"], rubric[f"turn {i + 1} response"] = (not why for why in held)
-        named = answer.text.rsplit("Answer:", 1)[-1].strip().rstrip(".") if answer else ""
-        rubric["answer"] = named == task.reference
+        rubric["answer"] = is_code(answer, task.reference)
         wrong = next((item for item, met in rubric.items() if not met), "")
         why = next((why for pair in environment.checked for why in pair if why), "a turn was not finished")
         reason = "every turn ends as the gold run does" if not wrong else why
@@ -347,7 +341,7 @@ def _said(entry: Mapping[str, Any], turn: int) -> str:
 
 
 def _code(key: str) -> str:
-    return str(10_000 + int.from_bytes(hashlib.sha256(f"bfcl close {key}".encode()).digest()[:4], "big") % 90_000)
+    return closing_code(f"bfcl close {key}")
 
 
 def _too_large(value: Any) -> bool:

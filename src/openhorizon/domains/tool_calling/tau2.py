@@ -23,7 +23,6 @@ Tasks of τ²'s test split are the benchmark's: no task is made of them, nor of 
 from __future__ import annotations
 
 import functools
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,9 +31,7 @@ from openhorizon.domains.base import (
     Action,
     Answer,
     Call,
-    Domain,
     Environment,
-    Expert,
     Observation,
     Split,
     Task,
@@ -42,6 +39,7 @@ from openhorizon.domains.base import (
     Verdict,
     split_of,
 )
+from openhorizon.domains.published import Published, closing_code, is_code
 from openhorizon.domains.tool_calling.tau2_session import Session, folder, read_data, service_tools
 
 SERVICES = ("airline", "retail", "telecom")
@@ -125,10 +123,9 @@ def _writes(name: str) -> bool:
     return name.split("_")[0] in ("book", "cancel", "exchange", "modify", "return", "send", "update")
 
 
-class Tau2Domain(Domain):
+class Tau2Domain(Published):
     name = "tool_calling"
     source = "tau2"
-    scripted = False
     system = (
         "You are a customer service agent and follow the policy in the prompt. Hear the customer with message_user "
         "until nothing is added, work with the tools, and end the session with close_session, telling the result. Then "
@@ -143,8 +140,8 @@ class Tau2Domain(Domain):
     def tools_for(self, task: Task) -> tuple[Tool, ...]:
         return (*TALK, *service_tools(entries()[task.state["id"]]["service"]))
 
-    def offers(self, horizons: Sequence[int]) -> tuple[int, ...]:
-        return tuple(horizon for horizon in horizons if all(_by_horizon(s).get(horizon) for s in ("train", "heldout")))
+    def by_horizon(self, split: Split) -> Mapping[int, Sequence[str]]:
+        return _by_horizon(split)
 
     def heldout_texts(self) -> tuple[str, ...]:
         return heldout_texts()
@@ -179,9 +176,6 @@ class Tau2Domain(Domain):
     def start(self, task: Task) -> Tau2Environment:
         return Tau2Environment(task, self.tools_for(task))
 
-    def expert(self, prompt: str, rng: random.Random, noise: float) -> Expert:
-        raise ValueError("tool_calling/tau2 has no scripted expert: its solutions are demonstrations")
-
     def demonstration(self, task: Task) -> tuple[Action, ...] | None:
         if task.split != "train":
             return None
@@ -201,13 +195,12 @@ class Tau2Domain(Domain):
         done = [step.call for step in environment.steps if not step.observation.error]
         taken = [(call.name, dict(call.arguments)) for call in done]
         required = _actions(entry) if "ACTION" in (criteria.get("reward_basis") or ()) else ()
-        named = answer.text.rsplit("Answer:", 1)[-1].strip().rstrip(".") if answer else ""
         rubric = {
             "database": environment.session.database() == _gold(environment.key),
             "communicated": all(info.lower() in said for info in criteria["communicate_info"] or ()),
             "assertions": all(environment.session.holds(one) for one in criteria.get("env_assertions") or ()),
             "actions": all((call.name, dict(call.arguments)) in taken for call in required),
-            "answer": named == task.reference,
+            "answer": is_code(answer, task.reference),
         }
         reasons = {
             "database": "the database is not as after the required actions",
@@ -260,7 +253,7 @@ def policy(service: str) -> str:
 
 
 def _code(key: str) -> str:
-    return str(10_000 + int.from_bytes(hashlib.sha256(f"tau2 close {key}".encode()).digest()[:4], "big") % 90_000)
+    return closing_code(f"tau2 close {key}")
 
 
 def _pair(key: str) -> tuple[str, str]:
