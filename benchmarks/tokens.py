@@ -20,7 +20,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -71,8 +71,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.out:
         options.out = options.out.absolute()
+    weights: dict[str, int] = {}
     if options.profile:
-        in_profile(options.profile, options.domains, options.count, options.work)
+        weights = in_profile(options.profile, options.domains, options.count, options.work)
     files = options.files or ([] if options.worlds else sorted((ROOT / "generate").glob("*/demonstrations.parquet")))
     if not files and not options.worlds:
         raise SystemExit("nothing to count: `make reproduce` first, or name --worlds or --files")
@@ -87,7 +88,7 @@ def main() -> None:
             length = len(render_trajectory(renderer, DOMAINS, trajectory).ids)
             lengths.setdefault(trajectory.task.world, []).append(length)
             calls.setdefault(trajectory.task.world, []).append(trajectory.tool_calls)
-    rows = table(lengths, calls)
+    rows = table(lengths, calls, weights)
     show(rows)
     if options.out:
         source = {"profile": options.profile, "tokenizer": "SmolLM2-135M-Instruct", "paper_mean": PAPER_MEAN}
@@ -103,9 +104,9 @@ class Said:
         print(f"{done}/{total} {note}", file=sys.stderr, flush=True)
 
 
-def in_profile(name: str, only: Sequence[str], count: int, work: Path) -> None:
+def in_profile(name: str, only: Sequence[str], count: int, work: Path) -> dict[str, int]:
     """Make a profile's demonstrations, ``count`` a domain, below ``work``, which is the working directory from then
-    on."""
+    on. Returns how many the profile itself asks for."""
     work.mkdir(parents=True, exist_ok=True)
     if not (work / profiles.FOLDER).exists():
         shutil.copytree(Path(__file__).resolve().parents[1] / profiles.FOLDER, work / profiles.FOLDER)
@@ -117,6 +118,7 @@ def in_profile(name: str, only: Sequence[str], count: int, work: Path) -> None:
             block = replace(config.generate[domain], demonstrations=count, prompts=0, heldout=HELDOUT, shards=1)
             log: Any = Said()
             generate.run(replace(config, generate=config.generate | {domain: block}), domain, log)
+    return {domain: config.generate[domain].demonstrations for domain in config.domains}
 
 
 def smollm2() -> Any:
@@ -160,9 +162,12 @@ def made(domain: Domain, horizons: Iterable[int], count: int, seed: int) -> Iter
                 break
 
 
-def table(lengths: dict[str, list[int]], calls: dict[str, list[int]]) -> list[dict[str, Any]]:
+def table(
+    lengths: dict[str, list[int]], calls: dict[str, list[int]], weights: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """A row a domain, a row each of its worlds where it has several, and one over all domains: the mean of their means,
-    since how many trajectories were counted of each says nothing."""
+    weighed by the demonstrations that the profile asks for (evenly where none is given), since how many trajectories
+    were counted of each says nothing."""
     rows = []
     for domain in sorted({world.partition("/")[0] for world in lengths}):
         mine = sorted(world for world in lengths if world.partition("/")[0] == domain)
@@ -171,10 +176,10 @@ def table(lengths: dict[str, list[int]], calls: dict[str, list[int]]) -> list[di
         rows.append({"name": domain, "calls": of_all, **spread(every), "paper": PAPER.get(domain)})
         for world in mine if len(mine) > 1 else ():
             rows.append({"name": f"  {world}", "calls": fmean(calls[world]), **spread(lengths[world]), "paper": None})
-    means = [row["mean"] for row in rows if not row["name"].startswith(" ")]
+    share = {row["name"]: weights.get(row["name"], 1) for row in rows if not row["name"].startswith(" ")}
+    mean = sum(row["mean"] * share.get(row["name"], 0) for row in rows) / sum(share.values())
     trajectories = sum(len(values) for values in lengths.values())
-    overall = {"name": "mean of domains", "trajectories": trajectories, "mean": fmean(means), "paper": PAPER_MEAN}
-    return [*rows, overall]
+    return [*rows, {"name": "all domains", "trajectories": trajectories, "mean": mean, "paper": PAPER_MEAN}]
 
 
 def spread(values: list[int]) -> dict[str, float]:
