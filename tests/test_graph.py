@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib.machinery
 import re
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -161,3 +163,19 @@ def test_packages_hold_no_code_of_their_own() -> None:
             statements = ast.parse(file.read_text(encoding="utf-8")).body
             plain = ast.Expr | ast.Assign | ast.ImportFrom  # names handed on
             assert all(isinstance(it, plain) for it in statements), f"{file}: code that no test follows"
+
+
+def test_the_recipe_without_a_flow_is_the_same_recipe(settings: Config, graph: pipeline.Graph) -> None:
+    path = str(ROOT / "scripts" / "stages-alone")
+    loader = importlib.machinery.SourceFileLoader("stages_alone", path)
+    script = types.ModuleType("stages_alone")
+    script.__file__ = path
+    loader.exec_module(script)
+    dvc_name = {("evaluate", f"teacher@{name}"): f"evaluate-teacher@{name}" for name in settings.domains}
+    seen: set[str] = set()
+    for wave in script.waves(settings.domains):
+        names = {dvc_name.get(stage, "@".join(filter(None, stage))) for stage in wave}
+        for name in names:
+            assert graph[name] <= seen, f"{name} runs before what it reads"
+        seen |= names
+    assert seen == set(graph)
