@@ -79,7 +79,7 @@ def main() -> None:
             model = new_model(replace(config.model, **choice), tokenizer, derive(seed, "architecture") % 2**32)
             parameters = sum(p.numel() for p in model.parameters())
             began = time.perf_counter()
-            figures = fit(model, samples, options.tokens, config.base.optim, seed, Quiet())
+            figures = fit(model, samples, options.tokens, config.base.optim, seed, config.machine, Quiet())
             rates.append(options.tokens / (time.perf_counter() - began))
             losses.append(figures["final_loss"])
             policy = LocalPolicy(Checkpoint(model, tokenizer, renderer, name), config.machine.rollout_batch)

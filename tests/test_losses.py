@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from openhorizon.losses.chunked import by_chunks
 from openhorizon.losses.grpo import group_advantages, grpo, papo_advantages
 from openhorizon.losses.nll import nll
-from openhorizon.losses.reduce import domain_mean
+from openhorizon.losses.reduce import domain_weights
 from openhorizon.losses.sva import sva
 
 
@@ -79,7 +81,53 @@ def test_domain_mean_is_sample_then_domain_then_overall() -> None:
     sample = torch.tensor([0, 0, 1, 2, 2, 2])
     domain = torch.tensor([0, 0, 5, 5])  # sample 3 has no token and does not count
     expected = (((1 + 3) / 2 + 10) / 2 + (4 + 6 + 8) / 3) / 2
-    assert domain_mean(loss, sample, domain).item() == pytest.approx(expected)
+    weights = domain_weights(domain, torch.tensor([2, 1, 3, 0]))
+    assert weights[3] == 0
+    assert (loss * weights[sample]).sum().item() == pytest.approx(expected)
+
+
+def test_chunks_change_neither_loss_nor_gradient() -> None:
+    torch.manual_seed(6)
+    hidden, weight = torch.randn(37, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
+    targets, top = torch.randint(0, 50, (37,)), torch.log_softmax(torch.randn(37, 50), 1).topk(5, dim=1)
+
+    def both(logits: torch.Tensor, targets: torch.Tensor, ids: torch.Tensor, values: torch.Tensor) -> Any:
+        return (nll(logits, targets), *sva(logits, ids, values))
+
+    found = []
+    for chunk_logits in (50, 250, 10**6):  # one position at a time, five, all
+        rows = (targets, top.indices, top.values)
+        losses = by_chunks(lambda h: h @ weight.T, hidden, 50, both, *rows, chunk_logits=chunk_logits)
+        (losses[0].sum() + losses[1].sum()).backward()
+        found.append([*losses, hidden.grad, weight.grad])
+        hidden.grad = weight.grad = None
+    for other in found[:2]:
+        for mine, reference in zip(other, found[2], strict=True):
+            assert torch.allclose(mine, reference, atol=1e-5)
+
+
+def test_chunks_hold_a_fraction_of_the_logits() -> None:
+    positions, vocabulary, width = 2048, 6000, 8
+    hidden = torch.randn(positions, width, requires_grad=True)
+    weight = torch.randn(vocabulary, width, requires_grad=True)
+    targets = torch.randint(0, vocabulary, (positions,))
+
+    def peak(chunk_logits: int) -> int:
+        """Bytes of the largest tensors alive at once, by what the profiler saw allocated and freed."""
+        with torch.profiler.profile(profile_memory=True) as seen:
+            (loss,) = by_chunks(
+                lambda h: h @ weight.T, hidden, vocabulary, lambda x, t: (nll(x, t),), targets,
+                chunk_logits=chunk_logits,
+            )  # fmt: skip
+            loss.sum().backward()
+        events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+        held = most = 0
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            held += event.nbytes()
+            most = max(most, held)
+        return most
+
+    assert peak(positions * vocabulary // 64) <= peak(positions * vocabulary) / 8
 
 
 def test_group_advantages_by_hand_and_dead_group() -> None:

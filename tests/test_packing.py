@@ -7,10 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from conftest import MACHINE
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from openhorizon.losses.nll import nll
+from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.load import Checkpoint
-from openhorizon.train.packing import convolution_gap, pack, packed_logits
+from openhorizon.train import packing
+from openhorizon.train.packing import Pack, convolution_gap, output_layer, pack, packed_hidden
 
 
 def samples(seed: int, count: int = 9) -> list[tuple[list[int], list[bool]]]:
@@ -22,9 +26,32 @@ def samples(seed: int, count: int = 9) -> list[tuple[list[int], list[bool]]]:
     return made
 
 
-@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe"])
-def test_packed_equals_unpacked_in_loss_and_gradient(tiny: Callable[..., Checkpoint], family: str) -> None:
-    model = tiny(family).model
+def packed_logits(model: PreTrainedModel, packed: Pack) -> torch.Tensor:
+    return output_layer(model, MACHINE)(packed_hidden(model, packed, MACHINE))
+
+
+def model_of(tiny: Callable[..., Checkpoint], family: str) -> PreTrainedModel:
+    if family in ("lfm2_moe", "qwen3_moe"):
+        return tiny(family).model
+    config = AutoConfig.for_model(
+        family, vocab_size=320, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4, sliding_window=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=SEGMENTS)
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            parameter.data.mul_(6)
+    return model.eval()
+
+
+@pytest.mark.parametrize("masked_row", [0, 10_000], ids=["segments", "mask"])
+@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe", "mixtral", "llama"])
+def test_packed_equals_unpacked_in_loss_and_gradient(
+    tiny: Callable[..., Checkpoint], family: str, masked_row: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "MASKED_ROW", masked_row)
+    model = model_of(tiny, family)
     data = samples(0)
     packed = pack(data, 64, convolution_gap(model), 0)
     assert len(packed.ids_RT) < len(data), "nothing was packed"
@@ -65,3 +92,19 @@ def test_loss_only_on_marked_tokens_and_never_on_the_first() -> None:
 def test_a_sample_longer_than_a_row_gets_a_row_that_fits() -> None:
     packed = pack([(list(range(50)), [True] * 50), ([1, 2], [True, True])], 16, 2, 0)
     assert packed.ids_RT.shape == (2, 50)
+
+
+@pytest.mark.parametrize("family", ["lfm2_moe", "mixtral"])
+def test_checkpointed_activations_give_the_same_gradients(tiny: Callable[..., Checkpoint], family: str) -> None:
+    model = model_of(tiny, family).train()
+    packed = pack(samples(2), 64, convolution_gap(model), 0)
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        nll(packed_logits(model, packed), packed.ids_RT[packed.train_RT]).sum().backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        model.zero_grad()
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], atol=1e-6, rtol=1e-6), name

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BUDGET, CountDomain
+from conftest import BUDGET, MACHINE, CountDomain
 
 from openhorizon.agent.render import render_trajectory, write_action
 from openhorizon.agent.rollout import rollout
@@ -19,7 +19,8 @@ from openhorizon.config import DistillConfig, GrpoConfig, OptimConfig
 from openhorizon.domains.base import Answer, Call, Task, Verdict
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.sampler import LocalPolicy
-from openhorizon.train.distillation import distil, minibatches, prompt_stream
+from openhorizon.train import distillation, supervised
+from openhorizon.train.distillation import Watch, distil, minibatches, prompt_stream
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.reinforcement import group_advantage, reinforce
 from openhorizon.train.router import Router
@@ -73,7 +74,7 @@ def test_fit_lowers_the_loss_and_is_reproducible(tiny: Callable[..., Checkpoint]
     logs, weights = [], []
     for _ in range(2):
         checkpoint, log = tiny(), Log()
-        fit(checkpoint.model, demonstrations(checkpoint, 40), 20_000, OPTIM, 0, log)  # type: ignore[arg-type]
+        fit(checkpoint.model, demonstrations(checkpoint, 40), 20_000, OPTIM, 0, MACHINE, log)  # type: ignore[arg-type]
         logs.append(log.rows)
         weights.append(checkpoint.model.get_input_embeddings().weight.detach().clone())
     assert logs[0][-1]["loss"] < 0.5 * logs[0][0]["loss"]
@@ -86,7 +87,7 @@ def test_each_sample_goes_to_the_teacher_of_its_own_domain(tiny: Callable[..., C
     samples = demonstrations(student, 6)
     mixed = [as_domain(sample, "ab"[i % 2]) for i, sample in enumerate(samples)]
     never = LocalPolicy(student, 8).never
-    routed = Router(teachers, ["a", "b"], student.tokenizer.get_vocab()).score(mixed, 5, never)
+    routed = Router(teachers, ["a", "b"], student.tokenizer.get_vocab()).score(mixed, 5, never, MACHINE)
     for i, (sample, scores) in enumerate(zip(mixed, routed, strict=True)):
         own = teachers[i % 2].checkpoint
         assert scores.teacher == own.hash
@@ -109,11 +110,11 @@ def test_router_refuses_a_missing_teacher_and_a_foreign_vocabulary(tiny: Callabl
 
 def test_distillation_approaches_the_teacher_and_leaves_it_unchanged(fresh: Callable[[int], Checkpoint]) -> None:
     teacher = fresh(1)
-    fit(teacher.model, demonstrations(teacher, 60), 40_000, OPTIM, 0, Log())  # type: ignore[arg-type]
+    fit(teacher.model, demonstrations(teacher, 60), 40_000, OPTIM, 0, MACHINE, Log())  # type: ignore[arg-type]
     teacher.model.requires_grad_(False)
     before = copy.deepcopy(teacher.model.state_dict())
     student = fresh(1)
-    fit(student.model, demonstrations(student, 60), 5_000, OPTIM, 0, Log())  # type: ignore[arg-type]
+    fit(student.model, demonstrations(student, 60), 5_000, OPTIM, 0, MACHINE, Log())  # type: ignore[arg-type]
     config = DistillConfig(
         iterations=25, prompts=12, updates=3, top_k=16, temperature=1.0, max_horizon=1,
         optim=replace(OPTIM, lr=2e-3),
@@ -121,7 +122,7 @@ def test_distillation_approaches_the_teacher_and_leaves_it_unchanged(fresh: Call
     log = Log()
     domains: Any = {"count": CountDomain()}
     router = Router([Teacher("count", teacher)], ["count"], student.tokenizer.get_vocab())
-    distil(LocalPolicy(student, 16), router, domains, {"count": tasks(80)}, {"count": BUDGET}, config, 0, log)  # type: ignore[arg-type]
+    distil(LocalPolicy(student, 16), router, domains, {"count": tasks(80)}, {"count": BUDGET}, config, 0, MACHINE, log)  # type: ignore[arg-type]
     losses = [row["loss"] for row in log.rows]
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3]), losses
     assert all(0 <= row["rho@count"] <= 1 + 1e-5 for row in log.rows)
@@ -142,18 +143,18 @@ def test_aborted_episodes_are_counted_and_never_trained_on(
         rolled = rollout(*arguments)
         return [replace(t, status=Status.ABORTED) if i % 2 else t for i, t in enumerate(rolled)]
 
-    def watch(model: Any, trajectories: list[Trajectory], scores: Any) -> Any:
+    def watch(model: Any, trajectories: list[Trajectory], *others: Any) -> Any:
         trained.extend(trajectories)
-        return loss(model, trajectories, scores)
+        return losses(model, trajectories, *others)
 
-    loss = module._loss
+    losses = module.losses
     monkeypatch.setattr(module, "rollout", half_aborted)
-    monkeypatch.setattr(module, "_loss", watch)
+    monkeypatch.setattr(module, "losses", watch)
     config = DistillConfig(iterations=1, prompts=8, updates=2, top_k=4, temperature=1.0, max_horizon=1, optim=OPTIM)
     log = Log()
     router = Router([Teacher("count", tiny(seed=3))], ["count"], student.tokenizer.get_vocab())
     domains: Any = {"count": CountDomain()}
-    distil(LocalPolicy(student, 8), router, domains, {"count": tasks(9)}, {"count": BUDGET}, config, 0, log)  # type: ignore[arg-type]
+    distil(LocalPolicy(student, 8), router, domains, {"count": tasks(9)}, {"count": BUDGET}, config, 0, MACHINE, log)  # type: ignore[arg-type]
     assert log.rows[0]["aborted@count"] == 0.5
     assert len(trained) == 4 and all(t.status is not Status.ABORTED for t in trained)
 
@@ -165,7 +166,7 @@ def test_a_frozen_teacher_cannot_be_trained(tiny: Callable[..., Checkpoint]) -> 
 
 def test_grpo_raises_the_reward(fresh: Callable[[int], Checkpoint]) -> None:
     start = fresh(1)
-    fit(start.model, demonstrations(start, 60, giving_up=True), 30_000, OPTIM, 0, Log())  # type: ignore[arg-type]
+    fit(start.model, demonstrations(start, 60, giving_up=True), 30_000, OPTIM, 0, MACHINE, Log())  # type: ignore[arg-type]
     reference = copy.deepcopy(start.model).requires_grad_(False)
     config = GrpoConfig(
         iterations=14, prompts=8, group=8, updates=2, clip_low=0.2, clip_high=0.28, kl=0.001, entropy=0.0,
@@ -174,7 +175,7 @@ def test_grpo_raises_the_reward(fresh: Callable[[int], Checkpoint]) -> None:
     log = Log()
     reinforce(
         LocalPolicy(start, 64), reference, {"count": CountDomain()}, tasks(80), BUDGET, config, group_advantage(0.0), 0,
-        log,  # type: ignore[arg-type]
+        MACHINE, log,  # type: ignore[arg-type]
     )  # fmt: skip
     rewards = [row["reward"] for row in log.rows]
     assert sum(rewards[-4:]) > sum(rewards[:4]) + 0.4, rewards
@@ -198,7 +199,36 @@ def test_prompts_are_deduplicated_and_each_comes_once_an_epoch() -> None:
 def test_scores_do_not_depend_on_packing(tiny: Callable[..., Checkpoint]) -> None:
     checkpoint = tiny()
     samples, never = demonstrations(checkpoint, 8), LocalPolicy(checkpoint, 8).never
-    together = score(checkpoint.model, "x", samples, 4, never)
-    alone = [score(checkpoint.model, "x", [sample], 4, never)[0] for sample in samples]
+    together = score(checkpoint.model, "x", samples, 4, never, MACHINE)
+    alone = [score(checkpoint.model, "x", [sample], 4, never, MACHINE)[0] for sample in samples]
     for a, b in zip(together, alone, strict=True):
         assert torch.allclose(a.logprobs_NK, b.logprobs_NK, atol=1e-4) and torch.equal(a.support_NK, b.support_NK)
+
+
+@pytest.mark.parametrize("loss", ["nll", "sva"])
+def test_an_update_in_parts_is_the_update_at_once(tiny: Callable[..., Checkpoint], loss: str) -> None:
+    checkpoint = tiny()
+    model, batch = checkpoint.model.train(), demonstrations(checkpoint, 12)
+    batch = [as_domain(sample, "aab"[i % 3]) for i, sample in enumerate(batch)]
+    never = LocalPolicy(checkpoint, 8).never
+    scores = score(tiny(seed=4).model, "x", batch, 4, never, MACHINE)
+    found = []
+    for micro_tokens in (100_000, 60):
+        machine, watch = replace(MACHINE, micro_tokens=micro_tokens), Watch()
+        parts = (
+            supervised.losses(model, batch, machine)
+            if loss == "nll"
+            else distillation.losses(model, batch, scores, machine, watch)
+        )
+        total = count = 0.0
+        for part in parts:
+            part.backward()
+            total, count = total + part.item(), count + 1
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        found.append((count, total, gradients, watch.figures()))
+    (one, total, gradients, seen), (many, total_parts, gradients_parts, seen_parts) = found
+    assert one == 1 and many > 3
+    assert total == pytest.approx(total_parts, abs=1e-5) and seen == pytest.approx(seen_parts, abs=1e-4)
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, gradients_parts[name], atol=1e-5, rtol=1e-4), name

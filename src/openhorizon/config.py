@@ -175,6 +175,10 @@ class MachineConfig:
     threads: int  # of one stage
     stages: int  # independent stages at once
     rollout_batch: int
+    precision: Literal["fp32", "bf16"]  # of matrix products; weights, losses and optimizer are fp32
+    row_tokens: int  # of a packed row, or its longest sample's
+    micro_tokens: int  # whose graph is held at once: an update goes through its batch in such parts
+    checkpointing: bool  # activations are computed again in the backward pass instead of kept
     experts: Literal["auto", "eager", "grouped_mm", "batched_mm", "megablocks"]
 
 

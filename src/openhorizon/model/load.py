@@ -14,6 +14,7 @@ from transformers.utils import logging as hf_logging
 from openhorizon.agent.render import Renderer
 from openhorizon.artifacts import require
 from openhorizon.config import MachineConfig, ModelConfig
+from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.induction import start_with_induction
 from openhorizon.model.moe import choose_experts
 
@@ -76,7 +77,7 @@ def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int
         }
     hf = AutoConfig.for_model(config.family, **common)
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(hf, attn_implementation="sdpa")
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(hf, attn_implementation=SEGMENTS)
     if config.induction:
         if config.family != "lfm2_moe":
             raise ValueError(f"model.induction: only for lfm2_moe, which has convolutions; family is {config.family}")
@@ -95,7 +96,7 @@ def load_checkpoint(path: Path, machine: MachineConfig) -> Checkpoint:
     require(path)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+            path, attn_implementation=SEGMENTS, local_files_only=True, use_safetensors=True
         )
         tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -109,9 +110,16 @@ def load_checkpoint(path: Path, machine: MachineConfig) -> Checkpoint:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(f"{path}: weights of {name} are not finite")
+    place(model, machine)
+    return Checkpoint(model, tokenizer, Renderer(tokenizer), weights_hash(path))
+
+
+def place(model: PreTrainedModel, machine: MachineConfig) -> None:
+    """Put ``model`` where and how the machine block says, in place, ready for inference."""
     torch.nn.Module.to(model, machine.device).eval()
     choose_experts(model, machine.experts)
-    return Checkpoint(model, tokenizer, Renderer(tokenizer), weights_hash(path))
+    if machine.checkpointing:  # in training mode alone
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def load_teacher(path: Path, domain: str, machine: MachineConfig) -> Teacher:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from openhorizon.agent.compaction import render_contexts
 from openhorizon.agent.render import Renderer
 from openhorizon.agent.trajectory import read_trajectories
 from openhorizon.artifacts import replace_dir, stage_dir, write_json
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
-from openhorizon.model.load import new_model, save_checkpoint
-from openhorizon.model.moe import choose_experts
+from openhorizon.model.load import new_model, place, save_checkpoint
 from openhorizon.model.tokenizer import train_tokenizer
 from openhorizon.seeds import derive
 from openhorizon.train.supervised import fit, sizes
@@ -49,9 +46,10 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     chosen = [t for trajectories in short.values() for t in trajectories]
     samples = [s for t in chosen for s in render_contexts(renderer, DOMAINS, t, config.model.max_tokens)]
     model = new_model(config.model, tokenizer, derive(config.seed, "base", "weights") % 2**32)
-    torch.nn.Module.to(model, config.machine.device)
-    choose_experts(model, config.machine.experts)
-    figures = fit(model, samples, config.base.tokens, config.base.optim, derive(config.seed, "base"), log)
+    place(model, config.machine)
+    figures = fit(
+        model, samples, config.base.tokens, config.base.optim, derive(config.seed, "base"), config.machine, log
+    )
     with replace_dir(stage_dir("base")) as folder:
         save_checkpoint(model, tokenizer, folder)
         log.save_curves(folder)

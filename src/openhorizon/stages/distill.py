@@ -33,7 +33,15 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     }
     policy = LocalPolicy(student, config.machine.rollout_batch)
     figures = distil(
-        policy, router, DOMAINS, prompts, config.budget, config.distill, derive(config.seed, "distill"), log
+        policy,
+        router,
+        DOMAINS,
+        prompts,
+        config.budget,
+        config.distill,
+        derive(config.seed, "distill"),
+        config.machine,
+        log,
     )
     with replace_dir(stage_dir("distill")) as folder:
         save_checkpoint(student.model, student.tokenizer, folder)

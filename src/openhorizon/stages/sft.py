@@ -29,7 +29,9 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     ]
     limit = config.model.max_tokens
     samples = [s for t in demonstrations for s in render_contexts(start.renderer, DOMAINS, t, limit)]
-    figures = fit(start.model, samples, config.sft.tokens, config.sft.optim, derive(config.seed, "sft"), log)
+    figures = fit(
+        start.model, samples, config.sft.tokens, config.sft.optim, derive(config.seed, "sft"), config.machine, log
+    )
     with replace_dir(stage_dir("sft")) as folder:
         save_checkpoint(start.model, start.tokenizer, folder)
         log.save_curves(folder)

@@ -14,24 +14,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory
-from openhorizon.config import BudgetConfig, DistillConfig
+from openhorizon.config import BudgetConfig, DistillConfig, MachineConfig
 from openhorizon.domains.base import Domain, Task
-from openhorizon.losses.reduce import domain_mean
+from openhorizon.losses.chunked import by_chunks
+from openhorizon.losses.reduce import domain_weights
 from openhorizon.losses.sva import sva
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive, rng
 from openhorizon.train.optim import Optimizer
-from openhorizon.train.packing import convolution_gap, pack, packed_logits
+from openhorizon.train.packing import (
+    micro_batches,
+    output_layer,
+    pack_trajectories,
+    packed_hidden,
+    trained_tokens,
+)
 from openhorizon.train.router import Router
 from openhorizon.train.scores import TeacherScores
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
 
-ROW_TOKENS = 512
 LOGGED_TURNS = 4  # ρ is logged for turns 1..3 and 4+
 
 
@@ -43,6 +50,7 @@ def distil(
     budgets: Mapping[str, BudgetConfig],
     config: DistillConfig,
     seed: int,
+    machine: MachineConfig,
     log: StageLog,
 ) -> dict[str, float]:
     """Train the policy's model in place, on ``prompts`` by domain in the worlds ``domains``. Returns the last
@@ -59,13 +67,14 @@ def distil(
         for name in prompts:
             figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
         trajectories = [context for t in rolled if t.status is not Status.ABORTED for context in t.contexts]
-        scores = router.score(trajectories, config.top_k, policy.never)
+        scores = router.score(trajectories, config.top_k, policy.never, machine)
         model.train()
         totals: dict[str, list[float]] = {}
         for batch in minibatches(trajectories, config.updates, derive(seed, "minibatches", iteration)):
-            losses, observed = _loss(model, [trajectories[i] for i in batch], [scores[i] for i in batch])
-            step = optimizer.step([losses])
-            for key, value in (step | observed).items():
+            watch = Watch()
+            chosen = [trajectories[i] for i in batch]
+            step = optimizer.step(losses(model, chosen, [scores[i] for i in batch], machine, watch))
+            for key, value in (step | watch.figures()).items():
                 totals.setdefault(key, []).append(value)
         figures |= {key: sum(values) / len(values) for key, values in totals.items()}
         tokens = sum(len(t.ids) for t in trajectories)
@@ -115,37 +124,53 @@ def rollout_figures(name: str, trajectories: Sequence[Trajectory]) -> dict[str, 
     }
 
 
-def _loss(
-    model: torch.nn.Module, trajectories: Sequence[Trajectory], scores: Sequence[TeacherScores]
-) -> tuple[torch.Tensor, dict[str, float]]:
-    packed = pack(
-        [(t.ids, t.loss_mask) for t in trajectories],
-        ROW_TOKENS,
-        convolution_gap(model),  # type: ignore[arg-type]
-        int(model.config.pad_token_id or 0),  # type: ignore[union-attr,arg-type]
-    )
-    logits_NV = packed_logits(model, packed)  # type: ignore[arg-type]
-    sample_N = packed.sample_RT[packed.train_RT]
-    order = torch.unique_consecutive(sample_N).tolist()  # samples are contiguous in a row
-    support_NK = torch.cat([scores[i].support_NK for i in order])
-    teacher_NK = torch.cat([scores[i].logprobs_NK for i in order])
-    tail_N = torch.cat([scores[i].tail_mass_N for i in order])
-    loss_N, rho_N = sva(logits_NV, support_NK, teacher_NK)
+class Watch:
+    """Means over an update's tokens of what is monitored, by name: sums and counts that grow with its micro-batches."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, name: str, values_N: torch.Tensor) -> None:
+        if len(values_N):
+            held = self._sums.setdefault(name, [0.0, 0.0])
+            held[0] += values_N.sum().item()
+            held[1] += len(values_N)
+
+    def figures(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self._sums.items()}
+
+
+def losses(
+    model: PreTrainedModel,
+    trajectories: Sequence[Trajectory],
+    scores: Sequence[TeacherScores],
+    machine: MachineConfig,
+    watch: Watch,
+) -> Iterator[torch.Tensor]:
+    """SVA by sample, domain and over domains, in parts that add up to it: one micro-batch's graph at a time."""
+    head, device = output_layer(model, machine), model.device
     names = sorted({t.task.domain for t in trajectories})
     domain_S = torch.tensor([names.index(t.task.domain) for t in trajectories])
-    loss = domain_mean(loss_N, sample_N.to(loss_N.device), domain_S.to(loss_N.device))
-    turn_N = torch.cat([_turn_of_tokens(trajectories[i]) for i in order])
-    observed: dict[str, float] = {}
-    for d, name in enumerate(names):
-        mine_N = domain_S[sample_N] == d
-        observed[f"loss@{name}"] = loss_N[mine_N].mean().item()
-        observed[f"rho@{name}"] = rho_N[mine_N].mean().item()
-        observed[f"teacher_mass@{name}"] = 1 - tail_N[mine_N].mean().item()
-        for turn in range(1, LOGGED_TURNS + 1):
-            here_N = mine_N & (turn_N.clamp(max=LOGGED_TURNS) == turn)
-            if here_N.any():
-                observed[f"rho@{name}/turn{turn}"] = rho_N[here_N].mean().item()
-    return loss, observed
+    weight_S = domain_weights(domain_S, torch.tensor([trained_tokens(t) for t in trajectories])).to(device)
+    for part in micro_batches(trajectories, machine.micro_tokens):
+        packed = pack_trajectories(model, [trajectories[i] for i in part], machine)
+        sample_N = torch.tensor(part)[packed.sample_RT[packed.train_RT]]
+        order = torch.unique_consecutive(sample_N).tolist()  # samples are contiguous in a row
+        support_NK = torch.cat([scores[i].support_NK for i in order]).to(device)
+        teacher_NK = torch.cat([scores[i].logprobs_NK for i in order]).to(device)
+        tail_N = torch.cat([scores[i].tail_mass_N for i in order])
+        hidden_NH = packed_hidden(model, packed, machine)
+        loss_N, rho_N = by_chunks(head, hidden_NH, model.config.vocab_size, sva, support_NK, teacher_NK)
+        yield (loss_N * weight_S[sample_N.to(device)]).sum()
+        turn_N = torch.cat([_turn_of_tokens(trajectories[i]) for i in order]).clamp(max=LOGGED_TURNS).to(device)
+        domain_N = domain_S[sample_N].to(device)
+        for d, name in enumerate(names):
+            mine_N = domain_N == d
+            watch.add(f"loss@{name}", loss_N.detach()[mine_N])
+            watch.add(f"rho@{name}", rho_N[mine_N])
+            watch.add(f"teacher_mass@{name}", 1 - tail_N.to(device)[mine_N])
+            for turn in range(1, LOGGED_TURNS + 1):
+                watch.add(f"rho@{name}/turn{turn}", rho_N[mine_N & (turn_N == turn)])
 
 
 def _turn_of_tokens(trajectory: Trajectory) -> torch.Tensor:

@@ -1,17 +1,24 @@
 """Samples of different lengths packed into rows, with nothing seen across samples.
 
-Attention is kept inside a sample by a block-diagonal causal mask and positions that start at 0 again. A short
-convolution sees its last few inputs whatever the mask, so that samples are separated by ``gap`` padding positions
-whose inputs the model zeroes: with gap ≥ kernel - 1 a packed sample gives the same numbers as an unpacked one.
+Attention is kept inside a sample, and positions start at 0 again: by a block-diagonal causal mask in short rows, by the
+samples' bounds in long ones, where a (T×T) mask would not fit (``model/attention.py``). A short convolution sees its
+last few inputs whatever the mask, so that samples are separated by ``gap`` padding positions whose inputs the model
+zeroes: with gap ≥ kernel - 1 a packed sample gives the same numbers as an unpacked one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
+
+from openhorizon.agent.trajectory import Trajectory
+from openhorizon.config import MachineConfig
+from openhorizon.model.attention import bounds
+
+MASKED_ROW = 1024  # longest row with a (T×T) mask: one attention for all samples, which pays while they are many
 
 
 @dataclass(frozen=True)
@@ -70,22 +77,81 @@ def convolution_gap(model: PreTrainedModel) -> int:
     return int(getattr(model.config, "conv_L_cache", 1)) - 1
 
 
-def packed_logits(model: PreTrainedModel, packed: Pack) -> torch.Tensor:
-    """Logits (N, V) that predict the N trainable tokens, in row-major order (the order of ``packed.train_RT``)."""
+def pack_trajectories(model: PreTrainedModel, trajectories: Sequence[Trajectory], machine: MachineConfig) -> Pack:
+    """Trajectories as this model and machine take them."""
+    samples = [(t.ids, t.loss_mask) for t in trajectories]
+    return pack(samples, machine.row_tokens, convolution_gap(model), int(model.config.pad_token_id or 0))
+
+
+def micro_batches(trajectories: Sequence[Trajectory], tokens: int) -> list[list[int]]:
+    """Indices of consecutive groups of at most ``tokens`` tokens (one trajectory at least): an update's parts, whose
+    graphs are held one at a time."""
+    groups: list[list[int]] = []
+    size = 0
+    for i, trajectory in enumerate(trajectories):
+        if not groups or size + len(trajectory.ids) > tokens:
+            groups.append([])
+            size = 0
+        groups[-1].append(i)
+        size += len(trajectory.ids)
+    return groups
+
+
+def trained_tokens(trajectory: Trajectory) -> int:
+    """How many of its tokens carry loss: those that the policy wrote, but never the first."""
+    return sum(trajectory.loss_mask[1:])
+
+
+def packed_hidden(model: PreTrainedModel, packed: Pack, machine: MachineConfig) -> torch.Tensor:
+    """Last hidden states (N, H) behind which the N trainable tokens are predicted, in row-major order (the order of
+    ``packed.train_RT``). The output layer makes logits of them: ``losses/chunked.py``."""
     device = next(model.parameters()).device
     sample_RT = packed.sample_RT.to(device)
     length = sample_RT.shape[1]
-    causal_TT = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    same_RTT = sample_RT[:, :, None] == sample_RT[:, None, :]  # padding sees padding: no empty rows, no NaN
-    mask = (same_RTT & causal_TT)[:, None]
+    if length > MASKED_ROW:
+        mask = bounds(_segments(packed.sample_RT))
+    else:
+        causal_TT = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        same_RTT = sample_RT[:, :, None] == sample_RT[:, None, :]  # padding sees padding: no empty rows, no NaN
+        mask = (same_RTT & causal_TT)[:, None]
     masks = {"full_attention": mask, "conv": sample_RT >= 0} if convolution_gap(model) else mask
-    hidden = model.get_decoder()(
-        input_ids=packed.ids_RT.to(device),
-        position_ids=packed.position_RT.to(device),
-        attention_mask=masks,
-        use_cache=False,
-    ).last_hidden_state
+    with autocast(machine):
+        hidden_RTH = model.get_decoder()(
+            input_ids=packed.ids_RT.to(device),
+            position_ids=packed.position_RT.to(device),
+            attention_mask=masks,
+            use_cache=False,
+        ).last_hidden_state
     before_RT = packed.train_RT.to(device).roll(-1, dims=1)
     before_RT[:, -1] = False
-    logits_NV: torch.Tensor = model.get_output_embeddings()(hidden[before_RT])
-    return logits_NV
+    hidden_NH: torch.Tensor = hidden_RTH[before_RT]
+    return hidden_NH
+
+
+def output_layer(model: PreTrainedModel, machine: MachineConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Hidden states (N, H) → logits (N, V) in fp32."""
+
+    def logits(hidden_NH: torch.Tensor) -> torch.Tensor:
+        with autocast(machine):
+            made: torch.Tensor = model.get_output_embeddings()(hidden_NH)
+        return made.float()
+
+    return logits
+
+
+def autocast(machine: MachineConfig) -> torch.autocast:
+    """Matrix products in bf16 over fp32 weights where the machine says so; the decorated code is plain fp32 else."""
+    return torch.autocast(machine.device, dtype=torch.bfloat16, enabled=machine.precision == "bf16")
+
+
+def _segments(sample_RT: torch.Tensor) -> list[tuple[int, int, int]]:
+    """(row, start, end) of every sample."""
+    found = []
+    for row, sample_T in enumerate(sample_RT):
+        values, counts = torch.unique_consecutive(sample_T, return_counts=True)
+        end = 0
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            start, end = end, end + count
+            if value >= 0:
+                found.append((row, start, end))
+    return found

@@ -10,21 +10,24 @@ from transformers import PreTrainedModel
 
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory
-from openhorizon.config import BudgetConfig, GrpoConfig
+from openhorizon.config import BudgetConfig, GrpoConfig, MachineConfig
 from openhorizon.domains.base import Domain, Task
+from openhorizon.losses.chunked import by_chunks
 from openhorizon.losses.grpo import group_advantages, grpo, papo_advantages
-from openhorizon.losses.reduce import token_mean
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
 from openhorizon.train.distillation import minibatches, prompt_stream, rollout_figures
 from openhorizon.train.optim import Optimizer
-from openhorizon.train.packing import Pack, convolution_gap, pack, packed_logits
-from openhorizon.train.scores import chunks
+from openhorizon.train.packing import (
+    micro_batches,
+    output_layer,
+    pack_trajectories,
+    packed_hidden,
+    trained_tokens,
+)
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
-
-ROW_TOKENS = 512
 
 Advantage = Callable[[Sequence[Trajectory]], torch.Tensor]
 
@@ -63,6 +66,7 @@ def reinforce(
     config: GrpoConfig,
     advantage: Advantage,
     seed: int,
+    machine: MachineConfig,
     log: StageLog,
 ) -> dict[str, float]:
     """Train the policy's model in place on one domain's prompts; ``domains`` is by world, ``reference`` is the frozen
@@ -107,7 +111,7 @@ def reinforce(
         )
         if trained:
             order = derive(seed, "order", iteration)
-            figures |= _update(optimizer, model, reference, policy.never, trained, advantages, config, order)
+            figures |= _update(optimizer, model, reference, policy.never, trained, advantages, config, order, machine)
         log.tokens(sum(len(t.ids) for t in rolled))
         log.metrics(iteration, **figures)
         log.progress(
@@ -126,48 +130,52 @@ def _update(
     advantages: Sequence[float],
     config: GrpoConfig,
     seed: int,
+    machine: MachineConfig,
 ) -> dict[str, float]:
-    gap, pad = convolution_gap(model), int(model.config.pad_token_id or 0)
-    never_V = never_V.to(model.device)
+    never_V, vocabulary = never_V.to(model.device), model.config.vocab_size
+    micro_tokens = min(config.optim.batch_tokens, machine.micro_tokens)
 
-    def as_sampled(trained: PreTrainedModel, packed: Pack) -> torch.Tensor:
+    def as_sampled(logits_CV: torch.Tensor) -> torch.Tensor:
         """Logits of the distribution that the rollout drew from: at its temperature, over the ids it may hold."""
-        return packed_logits(trained, packed).float().masked_fill(never_V, -torch.inf) / config.temperature
+        return logits_CV.masked_fill(never_V, -torch.inf) / config.temperature
+
+    def said(logits_CV: torch.Tensor, targets_C: torch.Tensor) -> tuple[torch.Tensor]:
+        return (torch.log_softmax(as_sampled(logits_CV), dim=1).gather(1, targets_C[:, None])[:, 0],)
+
+    def clipped(
+        logits_CV: torch.Tensor,
+        targets_C: torch.Tensor,
+        old_C: torch.Tensor,
+        reference_C: torch.Tensor,
+        advantages_C: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        bounds = config.clip_low, config.clip_high, config.kl, config.entropy
+        loss_C, health = grpo(as_sampled(logits_CV), targets_C, old_C, reference_C, advantages_C, *bounds)
+        return loss_C, health["clip_fraction"], health["kl"], health["entropy"]
 
     model.train()
     totals: dict[str, list[float]] = {}
 
     def losses(batch: Sequence[int]) -> Iterator[torch.Tensor]:
         """Of one micro-batch at a time: a graph is freed before the next is built."""
-        parts = chunks([trajectories[i] for i in batch], config.optim.batch_tokens)
-        trainable = sum(sum(trajectories[i].loss_mask) for i in batch)
-        start = 0
-        for part in parts:
-            indices = batch[start : start + len(part)]
-            start += len(part)
-            packed = pack([(t.ids, t.loss_mask) for t in part], ROW_TOKENS, gap, pad)
+        chosen = [trajectories[i] for i in batch]
+        trainable = sum(trained_tokens(t) for t in chosen)
+        for part in micro_batches(chosen, micro_tokens):
+            packed = pack_trajectories(model, [chosen[i] for i in part], machine)
             targets_N = packed.ids_RT[packed.train_RT].to(model.device)
             sample_N = packed.sample_RT[packed.train_RT]
             order = torch.unique_consecutive(sample_N).tolist()
-            old_N = torch.cat([_trained_logprobs(part[i]) for i in order]).to(model.device)
-            advantage_S = torch.tensor([advantages[i] for i in indices])
+            old_N = torch.cat([_trained_logprobs(chosen[part[i]]) for i in order]).to(model.device)
+            advantage_S = torch.tensor([advantages[batch[i]] for i in part])
             with torch.no_grad():
-                reference_NV = torch.log_softmax(as_sampled(reference, packed), dim=1)
-                reference_N = reference_NV.gather(1, targets_N[:, None])[:, 0]
-            loss_N, health = grpo(
-                as_sampled(model, packed),
-                targets_N,
-                old_N,
-                reference_N,
-                advantage_S[sample_N].to(model.device),
-                config.clip_low,
-                config.clip_high,
-                config.kl,
-                config.entropy,
-            )
-            for name, values in health.items():
+                hidden_NH = packed_hidden(reference, packed, machine)
+                (reference_N,) = by_chunks(output_layer(reference, machine), hidden_NH, vocabulary, said, targets_N)
+            rows = (targets_N, old_N, reference_N, advantage_S[sample_N].to(model.device))
+            hidden_NH = packed_hidden(model, packed, machine)
+            loss_N, *health = by_chunks(output_layer(model, machine), hidden_NH, vocabulary, clipped, *rows)
+            for name, values in zip(("clip_fraction", "kl", "entropy"), health, strict=True):
                 totals.setdefault(name, []).append(values.mean().item())
-            yield token_mean(loss_N) * (len(loss_N) / trainable)
+            yield loss_N.sum() / trainable
 
     for batch in minibatches(trajectories, config.updates, seed):
         for name, value in optimizer.step(losses(batch)).items():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from openhorizon.agent.trajectory import Trajectory
+from openhorizon.config import MachineConfig
 from openhorizon.model.load import Teacher
 from openhorizon.train.scores import TeacherScores, score
 
@@ -26,12 +27,15 @@ class Router:
             if self.teachers[domain].checkpoint.tokenizer.get_vocab() != student_vocab:
                 raise ValueError(f"distill: the teacher of {domain!r} has another vocabulary than the student")
 
-    def score(self, trajectories: Sequence[Trajectory], top_k: int, invalid_V: torch.Tensor) -> list[TeacherScores]:
+    def score(
+        self, trajectories: Sequence[Trajectory], top_k: int, invalid_V: torch.Tensor, machine: MachineConfig
+    ) -> list[TeacherScores]:
         """Scores in the order of ``trajectories``; samples are grouped so that each teacher runs once."""
         results: dict[int, TeacherScores] = {}
         for domain, teacher in self.teachers.items():
             mine = [i for i, trajectory in enumerate(trajectories) if trajectory.task.domain == domain]
             checkpoint = teacher.checkpoint
-            scored = score(checkpoint.model, checkpoint.hash, [trajectories[i] for i in mine], top_k, invalid_V)
+            theirs = [trajectories[i] for i in mine]
+            scored = score(checkpoint.model, checkpoint.hash, theirs, top_k, invalid_V, machine)
             results.update(zip(mine, scored, strict=True))
         return [results[i] for i in range(len(trajectories))]

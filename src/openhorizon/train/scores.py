@@ -9,10 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from openhorizon.agent.trajectory import Trajectory
-from openhorizon.train.packing import convolution_gap, pack, packed_logits
-
-ROW_TOKENS = 512
-CHUNK_TOKENS = 32768
+from openhorizon.config import MachineConfig
+from openhorizon.losses.chunked import by_chunks
+from openhorizon.train.packing import micro_batches, output_layer, pack_trajectories, packed_hidden
 
 
 @dataclass(frozen=True)
@@ -28,36 +27,31 @@ class TeacherScores:
 
 @torch.inference_mode()
 def score(
-    model: PreTrainedModel, teacher: str, trajectories: Sequence[Trajectory], top_k: int, invalid_V: torch.Tensor
+    model: PreTrainedModel,
+    teacher: str,
+    trajectories: Sequence[Trajectory],
+    top_k: int,
+    invalid_V: torch.Tensor,
+    machine: MachineConfig,
 ) -> list[TeacherScores]:
     """Scores of each trajectory. ``invalid_V`` marks ids that no policy can generate: they are never in the support."""
+    invalid_V = invalid_V.to(model.device)
+    head = output_layer(model, machine)
+
+    def salient(logits_CV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total_C = torch.logsumexp(logits_CV, dim=1, keepdim=True)
+        top = logits_CV.masked_fill(invalid_V, -torch.inf).topk(top_k, dim=1)
+        return top.indices, top.values - total_C
+
     results: list[TeacherScores] = []
-    for chunk in chunks(trajectories, CHUNK_TOKENS):
-        packed = pack(
-            [(t.ids, t.loss_mask) for t in chunk],
-            ROW_TOKENS,
-            convolution_gap(model),
-            int(model.config.pad_token_id or 0),
-        )
-        logprobs_NV = torch.log_softmax(packed_logits(model, packed).float(), dim=1)
-        top = logprobs_NV.masked_fill(invalid_V.to(logprobs_NV.device), -torch.inf).topk(top_k, dim=1)
-        tail_N = 1 - top.values.exp().sum(1)
-        sample_N = packed.sample_RT[packed.train_RT]
-        for i in range(len(chunk)):
+    for part in micro_batches(trajectories, machine.micro_tokens):
+        packed = pack_trajectories(model, [trajectories[i] for i in part], machine)
+        hidden_NH = packed_hidden(model, packed, machine)
+        indices_NK, logprobs_NK = by_chunks(head, hidden_NH, model.config.vocab_size, salient)
+        tail_N = 1 - logprobs_NK.exp().sum(1)
+        sample_N = packed.sample_RT[packed.train_RT].to(model.device)
+        for i in range(len(part)):
             mine = sample_N == i
             # inference tensors cannot enter autograd: clone outside of it happens at the caller's cat
-            results.append(TeacherScores(teacher, top.indices[mine], top.values[mine], tail_N[mine]))
+            results.append(TeacherScores(teacher, indices_NK[mine], logprobs_NK[mine], tail_N[mine]))
     return results
-
-
-def chunks(trajectories: Sequence[Trajectory], tokens: int) -> list[list[Trajectory]]:
-    """Consecutive groups of at most ``tokens`` tokens (one trajectory at least)."""
-    groups: list[list[Trajectory]] = [[]]
-    size = 0
-    for trajectory in trajectories:
-        if groups[-1] and size + len(trajectory.ids) > tokens:
-            groups.append([])
-            size = 0
-        groups[-1].append(trajectory)
-        size += len(trajectory.ids)
-    return [group for group in groups if group]

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from transformers import PreTrainedModel
 
 from openhorizon.agent.trajectory import Status, Trajectory
-from openhorizon.config import OptimConfig
+from openhorizon.config import MachineConfig, OptimConfig
+from openhorizon.losses.chunked import by_chunks
 from openhorizon.losses.nll import nll
-from openhorizon.losses.reduce import token_mean
 from openhorizon.seeds import rng
 from openhorizon.train.optim import Optimizer
-from openhorizon.train.packing import convolution_gap, pack, packed_logits
+from openhorizon.train.packing import (
+    micro_batches,
+    output_layer,
+    pack_trajectories,
+    packed_hidden,
+    trained_tokens,
+)
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
-
-ROW_TOKENS = 512
 
 
 def fit(
@@ -27,6 +32,7 @@ def fit(
     tokens: int,
     optim: OptimConfig,
     seed: int,
+    machine: MachineConfig,
     log: StageLog,
     prefix: str = "",
 ) -> dict[str, float]:
@@ -39,23 +45,37 @@ def fit(
         raise ValueError("no trajectories to train on; lower max_horizon or generate more")
     steps = max(round(tokens / optim.batch_tokens), 1)
     optimizer = Optimizer(model, optim, steps)
-    gap, pad = convolution_gap(model), int(model.config.pad_token_id or 0)
     batches = _batches(trajectories, optim.batch_tokens, seed)
     model.train()
     seen, recent = 0, 0.0
     for step in range(steps):
         batch = next(batches)
-        packed = pack([(t.ids, t.loss_mask) for t in batch], ROW_TOKENS, gap, pad)
-        loss = token_mean(nll(packed_logits(model, packed), packed.ids_RT[packed.train_RT].to(model.device)))
-        result = optimizer.step([loss])
-        seen += packed.tokens
+        result = optimizer.step(losses(model, batch, machine))
+        tokens_now = sum(len(t.ids) for t in batch)
+        seen += tokens_now
         recent = result["loss"] if step == 0 else 0.9 * recent + 0.1 * result["loss"]
-        log.tokens(packed.tokens)
+        log.tokens(tokens_now)
         log.metrics(step, **{f"{prefix}{name}": value for name, value in result.items()})
         log.progress(step + 1, steps, f"{prefix}loss {recent:.3f}, {seen / 1e6:.2f}M tokens")
     model.eval()
     epoch_tokens = sum(len(t.ids) for t in trajectories)
     return {f"{prefix}final_loss": recent, f"{prefix}steps": steps, f"{prefix}epochs": seen / epoch_tokens}
+
+
+def losses(model: PreTrainedModel, batch: Sequence[Trajectory], machine: MachineConfig) -> Iterator[torch.Tensor]:
+    """The mean NLL over the batch's trainable tokens, in parts that add up to it: one micro-batch's graph at a time."""
+    head = output_layer(model, machine)
+    trainable = sum(trained_tokens(trajectory) for trajectory in batch)
+    for part in micro_batches(batch, machine.micro_tokens):
+        packed = pack_trajectories(model, [batch[i] for i in part], machine)
+        targets_N = packed.ids_RT[packed.train_RT].to(model.device)
+        hidden_NH = packed_hidden(model, packed, machine)
+        (loss_N,) = by_chunks(head, hidden_NH, model.config.vocab_size, _nll, targets_N)
+        yield loss_N.sum() / trainable
+
+
+def _nll(logits_CV: torch.Tensor, targets_C: torch.Tensor) -> tuple[torch.Tensor]:
+    return (nll(logits_CV, targets_C),)
 
 
 def sizes(demonstrations: Sequence[Trajectory], samples: Sequence[Trajectory]) -> dict[str, float]:

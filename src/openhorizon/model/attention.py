@@ -1,0 +1,65 @@
+"""Attention inside the samples of a packed row, without a (T×T) mask.
+
+Registered with transformers as ``segments``; every checkpoint is loaded with it. Given the bounds of a row's samples
+(``bounds``) it runs one causal attention a sample, for which PyTorch has kernels whose memory is linear in T; given
+anything else (a mask, a cache while decoding) it is transformers' ``sdpa``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+SEGMENTS = "segments"
+
+
+def bounds(segments: Sequence[tuple[int, int, int]]) -> torch.Tensor:
+    """(row, start, end) of each sample, in order, as what takes the place of an attention mask: integers of shape
+    (1, 1, S, 3) on the CPU. Models hand a mask of four dimensions to the attention as it is, and on the CPU it can be
+    read in every layer without waiting for the GPU."""
+    return torch.tensor(segments, dtype=torch.int32).view(1, 1, -1, 3)
+
+
+def segment_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of queries (R, heads, T, D) to keys and values (R, kv heads, T, D); returns (R, T, heads, D). Positions
+    outside every segment (padding) give 0."""
+    if attention_mask is None or attention_mask.dtype != torch.int32:
+        mixed, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+        return mixed, None
+    shared = query.shape[1] != key.shape[1]
+    pieces: list[list[torch.Tensor]] = [[] for _ in range(query.shape[0])]
+    filled = [0] * query.shape[0]
+
+    def pad(row: int, end: int) -> None:
+        if end > filled[row]:
+            pieces[row].append(query.new_zeros(1, query.shape[1], end - filled[row], value.shape[3], dtype=value.dtype))
+
+    for row, start, end in attention_mask.view(-1, 3).tolist():
+        pad(row, start)
+        part = (slice(row, row + 1), slice(None), slice(start, end))
+        attended = scaled_dot_product_attention(
+            query[part], key[part], value[part], is_causal=True, scale=scaling, enable_gqa=shared
+        )
+        pieces[row].append(attended.to(value.dtype))
+        filled[row] = end
+    for row in range(query.shape[0]):
+        pad(row, query.shape[2])
+    return torch.cat([torch.cat(row, dim=2) for row in pieces]).transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(SEGMENTS, segment_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(SEGMENTS, sdpa_mask)
