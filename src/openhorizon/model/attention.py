@@ -1,8 +1,9 @@
 """Attention inside the samples of a packed row, without a (T×T) mask.
 
 Registered with transformers as ``segments``; every checkpoint is loaded with it. Given the bounds of a row's samples
-(``bounds``) it runs one causal attention a sample, for which PyTorch has kernels whose memory is linear in T; given
-anything else (a mask, a cache while decoding) it is transformers' ``sdpa``.
+(``bounds``) it runs one causal attention a sample, for which PyTorch has kernels whose memory is linear in T; given the
+chunks that several conversations read into a cache (``reads``), one attention a chunk to what its own conversation has
+read; given anything else (a mask, a cache while decoding) it is transformers' ``sdpa``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
@@ -24,6 +26,12 @@ def bounds(segments: Sequence[tuple[int, int, int]]) -> torch.Tensor:
     (1, 1, S, 3) on the CPU. Models hand a mask of four dimensions to the attention as it is, and on the CPU it can be
     read in every layer without waiting for the GPU."""
     return torch.tensor(segments, dtype=torch.int32).view(1, 1, -1, 3)
+
+
+def reads(segments: Sequence[tuple[int, int, int, int]]) -> torch.Tensor:
+    """(slot, start, end, past) of each chunk, in order, in the same guise, of shape (1, 1, S, 4): the T positions from
+    ``start`` to ``end`` are read behind the ``past`` tokens that the cache's ``slot`` holds."""
+    return torch.tensor(segments, dtype=torch.int32).view(1, 1, -1, 4)
 
 
 def segment_attention(
@@ -40,6 +48,8 @@ def segment_attention(
     if attention_mask is None or attention_mask.dtype != torch.int32:
         mixed, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
         return mixed, None
+    if attention_mask.shape[3] == 4:
+        return _read_attention(query, key, value, attention_mask, scaling), None
     shared = query.shape[1] != key.shape[1]
     pieces: list[list[torch.Tensor]] = [[] for _ in range(query.shape[0])]
     filled = [0] * query.shape[0]
@@ -59,6 +69,28 @@ def segment_attention(
     for row in range(query.shape[0]):
         pad(row, query.shape[2])
     return torch.cat([torch.cat(row, dim=2) for row in pieces]).transpose(1, 2).contiguous(), None
+
+
+def _read_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """Attention of queries (1, heads, T, D) to the keys and values of their slots (slots, kv heads, capacity, D), into
+    which their own are written already; returns (1, T, heads, D)."""
+    shared = query.shape[1] != key.shape[1]
+    query = query.to(key.dtype)  # what the lower right's kernels get past autocast
+    pieces = []
+    for slot, start, end, past in segments.view(-1, 4).tolist():
+        seen = (slice(slot, slot + 1), slice(None), slice(past + end - start))
+        attended = scaled_dot_product_attention(
+            query[:, :, start:end],
+            key[seen],
+            value[seen],
+            attn_mask=causal_lower_right(end - start, past + end - start),
+            scale=scaling,
+            enable_gqa=shared,
+        )
+        pieces.append(attended)
+    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous()
 
 
 ALL_ATTENTION_FUNCTIONS.register(SEGMENTS, segment_attention)
