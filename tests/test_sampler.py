@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
 
-from openhorizon.model import ragged
+from openhorizon.model import ragged, slots
 from openhorizon.model.load import Checkpoint
 from openhorizon.model.rows import DRAWN_AT_ONCE, Row
 from openhorizon.model.sampler import LocalPolicy, cache_token_bytes
@@ -125,16 +126,20 @@ def talked(policy: LocalPolicy, temperature: float, in_chunks: bool) -> list[Scr
 
 def test_the_cache_layers_choose_the_way(tiny: Callable[..., Checkpoint]) -> None:
     assert LocalPolicy(tiny("qwen3_moe"), 4).ragged
-    assert not LocalPolicy(tiny("lfm2_moe"), 4).ragged
+    assert LocalPolicy(tiny("lfm2_moe"), 4).ragged
+    linear = AutoConfig.for_model("qwen3_next", num_hidden_layers=4)
+    sliding = AutoConfig.for_model("mistral", num_hidden_layers=2, sliding_window=64)
+    assert not slots.fits(linear) and not slots.fits(sliding)
 
 
+@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe"])
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("read_tokens", [24, 4096])
 def test_reading_in_chunks_equals_lock_step_and_the_plain_forward(
-    tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch, temperature: float, read_tokens: int
+    tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch, temperature: float, read_tokens: int, family: str
 ) -> None:
     monkeypatch.setattr(ragged, "READ_TOKENS", read_tokens)
-    checkpoint = tiny("qwen3_moe")
+    checkpoint = tiny(family)
     chunks = talked(LocalPolicy(checkpoint, 4), temperature, True)
     steps = talked(LocalPolicy(checkpoint, 4), temperature, False)
     never = LocalPolicy(checkpoint, 4).never
@@ -150,27 +155,28 @@ def test_reading_in_chunks_equals_lock_step_and_the_plain_forward(
             assert mine == pytest.approx(logprobs[index - 1, one.ids[index]].item(), abs=1e-5)
 
 
-def test_little_memory_changes_nothing_but_speed(tiny: Callable[..., Checkpoint]) -> None:
+@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe"])
+def test_little_memory_changes_nothing_but_speed(tiny: Callable[..., Checkpoint], family: str) -> None:
     """Room for two rows of a whole context: rows leave when the longest need their place, and read again."""
-    checkpoint = tiny("qwen3_moe")
+    checkpoint = tiny(family)
     room = 2 * 512 * cache_token_bytes(checkpoint.model.config, 4)
     plenty, little = long_conversations(), long_conversations()
     LocalPolicy(checkpoint, 9).converse(plenty, 0.8, lambda done, total: None)
     left, largest = [], []
     policy = LocalPolicy(checkpoint, 9, room)
-    leave, resize = ragged.RaggedBatch._leave, ragged.SlotCache.resize
+    leave, resize = ragged.RaggedBatch._leave, slots.SlotCache.resize
 
     def noted(batch: ragged.RaggedBatch, slot: int) -> Row:
         left.append(batch.live[slot].over)
         return leave(batch, slot)
 
-    def measured(cache: ragged.SlotCache, slots: int, capacity: int, live: int) -> None:
-        largest.append(slots * capacity)
-        resize(cache, slots, capacity, live)
+    def measured(cache: slots.SlotCache, rows: int, capacity: int, live: int) -> None:
+        largest.append(rows * capacity)
+        resize(cache, rows, capacity, live)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ragged.RaggedBatch, "_leave", noted)
-        patch.setattr(ragged.SlotCache, "resize", measured)
+        patch.setattr(slots.SlotCache, "resize", measured)
         policy.converse(little, 0.8, lambda done, total: None)
     assert [talk.ids for talk in plenty] == [talk.ids for talk in little]
     assert left.count(False) > 0, "no row had to leave: the test tests nothing"

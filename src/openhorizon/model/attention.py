@@ -75,11 +75,13 @@ def _read_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
     """Attention of queries (1, heads, T, D) to the keys and values of their slots (slots, kv heads, capacity, D), into
-    which their own are written already; returns (1, T, heads, D)."""
+    which their own are written already; returns (1, T, heads, D), 0 between chunks."""
     shared = query.shape[1] != key.shape[1]
     query = query.to(key.dtype)  # what the lower right's kernels get past autocast
-    pieces = []
+    pieces, filled = list[torch.Tensor](), 0
     for slot, start, end, past in segments.view(-1, 4).tolist():
+        if start > filled:
+            pieces.append(query.new_zeros(1, query.shape[1], start - filled, value.shape[3]))
         seen = (slice(slot, slot + 1), slice(None), slice(past + end - start))
         attended = scaled_dot_product_attention(
             query[:, :, start:end],
@@ -90,6 +92,7 @@ def _read_attention(
             enable_gqa=shared,
         )
         pieces.append(attended)
+        filled = end
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous()
 
 

@@ -1,8 +1,8 @@
 """Batched decoding of many multi-turn conversations.
 
-The model's cache layers decide how. A model of full attention alone (Mixtral, Qwen3-MoE, Llama) reads prompts and
-observations in chunks, every row at its own position (``model/ragged.py``). One with recurrent layers (LFM2-MoE's
-short convolutions, linear attention) or a sliding window goes in lock-step, a token a row (``model/lockstep.py``).
+The model's cache layers decide how. A model of full attention (Mixtral, Qwen3-MoE, Llama), with short convolutions or
+without (LFM2-MoE), reads prompts and observations in chunks, every row at its own position (``model/ragged.py``). One
+with recurrent states (linear attention) goes in lock-step, a token a row (``model/lockstep.py``).
 Both give what reading each conversation alone would give, up to the last bits of floating point.
 
 Sampling draws one uniform number a position from a stream of the conversation's own seed, so that a conversation does
@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 from openhorizon.agent.rollout import Conversation
 from openhorizon.config import MachineConfig
-from openhorizon.model import lockstep
+from openhorizon.model import lockstep, slots
 from openhorizon.model.load import Checkpoint, load_checkpoint
 from openhorizon.model.ragged import RaggedBatch
 from openhorizon.model.rows import Row
@@ -41,7 +41,7 @@ class LocalPolicy:
     ) -> None:
         self.checkpoint, self.batch, self.cache_bytes, self.precision = checkpoint, batch, cache_bytes, precision
         self.name, self.renderer = checkpoint.hash, checkpoint.renderer
-        self.ragged = reads_in_chunks(checkpoint.model.config)
+        self.ragged = slots.fits(checkpoint.model.config)
         tokenizer = checkpoint.tokenizer
         self.never = torch.zeros(checkpoint.model.config.vocab_size, dtype=torch.bool)  # ids that no turn may hold
         special = set(tokenizer.all_special_ids) | set(range(len(tokenizer), len(self.never)))
@@ -71,7 +71,7 @@ class LocalPolicy:
         # Around it all: autocast keeps its copies of the weights until it is left.
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=low):
             if self.ragged and rows:
-                dtype = torch.bfloat16 if low else None
+                dtype = torch.bfloat16 if low else torch.float32
                 batch = RaggedBatch(
                     model, rows, never, self.renderer.end_id, self.batch, cache_bytes, token_bytes, dtype
                 )
@@ -88,11 +88,6 @@ class LocalPolicy:
             return self.cache_bytes
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         return min(self.cache_bytes, int(FREE_SHARE * (free - torch.cuda.memory_allocated(device))))
-
-
-def reads_in_chunks(config: PreTrainedConfig) -> bool:
-    """Whether every layer's cache is that of full attention, so that a row may stand at a position of its own."""
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
 
 def cache_token_bytes(config: PreTrainedConfig, width: int) -> int:
