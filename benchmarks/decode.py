@@ -19,6 +19,7 @@ docs/results/decode.json.
 from __future__ import annotations
 
 import argparse
+import copy
 import platform
 import random
 import statistics
@@ -80,11 +81,10 @@ class GenerateLoop:
         for talk in conversations:
             groups.setdefault(talk.turn_tokens if self.apart else 0, []).append(talk)
         for mine in groups.values():
-            for start in range(0, len(mine), self.batch):
-                rows = [Row(talk) for talk in mine[start : start + self.batch]]
-                while rows:
-                    self._turn(rows)
-                    rows = [row for row in rows if not row.over]
+            rows = [Row(talk) for talk in mine]
+            while rows:
+                self._turn(rows[: self.batch])  # who is over makes room for the next
+                rows = [row for row in rows if not row.over]
 
     @torch.inference_mode()
     def _turn(self, rows: list[Row]) -> None:
@@ -109,7 +109,7 @@ class GenerateLoop:
 
 def stock(model: PreTrainedModel) -> PreTrainedModel:
     """The same weights in transformers' own attention; its experts' default."""
-    peer: PreTrainedModel = AutoModelForCausalLM.from_config(model.config, attn_implementation="sdpa")
+    peer: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), attn_implementation="sdpa")
     peer.load_state_dict(model.state_dict())
     peer.set_experts_implementation("grouped_mm")
     return peer.to(model.device).eval()

@@ -41,10 +41,14 @@ def segment_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    row_groups: Sequence[tuple[int, int, torch.Tensor]] | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of queries (R, heads, T, D) to keys and values (R, kv heads, T, D); returns (R, T, heads, D). Positions
-    outside every segment (padding) give 0."""
+    outside every segment (padding) give 0. ``row_groups``, of a decoding step: (start, end, mask) of neighbouring rows
+    that see as many keys as their mask has."""
+    if row_groups is not None:
+        return _step_attention(query, key, value, row_groups, scaling), None
     if attention_mask is None or attention_mask.dtype != torch.int32:
         mixed, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
         return mixed, None
@@ -94,6 +98,29 @@ def _read_attention(
         pieces.append(attended)
         filled = end
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous()
+
+
+def _step_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    row_groups: Sequence[tuple[int, int, torch.Tensor]],
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of one query a row (B, heads, 1, D); heads that share keys go as queries of one head."""
+    batch, heads, _, width = query.shape
+    packed = query.view(batch, key.shape[1], heads // key.shape[1], width).to(key.dtype)
+    mixed = [
+        scaled_dot_product_attention(
+            packed[start:end],
+            key[start:end, :, : mask.shape[-1]],
+            value[start:end, :, : mask.shape[-1]],
+            attn_mask=mask,
+            scale=scaling,
+        )
+        for start, end, mask in row_groups
+    ]
+    return torch.cat(mixed).reshape(batch, 1, heads, width)
 
 
 ALL_ATTENTION_FUNCTIONS.register(SEGMENTS, segment_attention)

@@ -25,6 +25,9 @@ from openhorizon.model.slots import SlotCache, convolution_gap
 
 READ_TOKENS = 4096  # of a pass: enough to keep a GPU busy, little enough for its activations
 READ_SHARE = 1 / 8  # rows that have something to read wait until they are so many; a step carries them idle
+GROUPS, GROUP_ROWS = 4, 16  # rows attend in at most so many groups of at least so many
+SPARED = 0.8  # share of the keys that groups may cost at most, to be worth their calls
+SORT_EVERY = 16  # steps, at least, between two times that rows are put in the order of their lengths
 LADDER = (256, 1.5)  # capacities: the first, and each by the one before
 
 
@@ -51,9 +54,12 @@ class RaggedBatch:
         self.gap = convolution_gap(model.config)
 
     def run(self, temperature: float, progress: Callable[[int], None]) -> None:
-        over = 0
+        over = steps = 0
         while self.waiting or self.live:
             self._admit()
+            if steps % SORT_EVERY == 0:
+                self._sort()
+            steps += 1
             reading = [slot for slot, row in enumerate(self.live) if len(row.pending) > 1]
             chunks = sum(len(self.live[slot].pending) - 1 for slot in reading)
             if reading and (len(reading) >= READ_SHARE * len(self.live) or chunks >= READ_TOKENS):
@@ -86,6 +92,17 @@ class RaggedBatch:
             self.cache.resize(slots, self._capacity(need), len(self.live))
         for slot in came:
             self.cache.clear(slot)
+
+    def _sort(self) -> None:
+        """Long rows first, where groups then read clearly fewer keys."""
+        lengths = [len(row.read) + 1 for row in self.live]
+        order = sorted(range(len(lengths)), key=lambda slot: -lengths[slot])
+        now, then = (
+            _keys(attention_groups(which, self.cache.capacity)) for which in (lengths, [lengths[i] for i in order])
+        )
+        if then < SPARED * now:
+            self.cache.reorder(order)
+            self.live = [self.live[slot] for slot in order]
 
     def _capacity(self, need: int) -> int:
         """The ladder's step for rows of ``need`` tokens."""
@@ -142,14 +159,18 @@ class RaggedBatch:
         idle = [slot for slot, row in enumerate(self.live) if len(row.pending) > 1]
         fed = [(row.pending[0] if len(row.pending) == 1 else 0, len(row.read)) for row in self.live]
         token_B, position_B = torch.tensor(fed, device=device).T
-        longest = max(position for _, position in fed) + 1
-        keys = min(_round_up(longest), self.cache.capacity)
-        self.cache.expect_step(position_B, keys)
+        groups = attention_groups([position + 1 for _, position in fed], self.cache.capacity)
+        masks = [
+            (torch.arange(keys, device=device) <= position_B[start:end, None])[:, None, None]
+            for start, end, keys in groups
+        ]
+        self.cache.expect_step(position_B, max(keys for _, _, keys in groups))
         saw = self.cache.inputs_of(idle) if idle else []
         logits_BV = self.model(
             input_ids=token_B[:, None],
             position_ids=position_B[:, None],
-            attention_mask=self._masks((torch.arange(keys, device=device) <= position_B[:, None])[:, None, None]),
+            attention_mask=self._masks(masks[0]),
+            row_groups=[(start, end, mask) for (start, end, _), mask in zip(groups, masks, strict=True)],
             past_key_values=self.cache,
             use_cache=True,
         ).logits[:, -1]
@@ -163,6 +184,23 @@ class RaggedBatch:
             row = self.live[slot]
             row.read.append(row.pending.pop())
             row.take(token, logprob, len(row.read), self.end_id)
+
+
+def attention_groups(lengths: Sequence[int], capacity: int) -> list[tuple[int, int, int]]:
+    """(start, end, keys) of neighbouring rows that attend together, each to as many keys as its longest row needs: all
+    rows as one, or a few groups where that spares a good part of the keys."""
+    whole = [(0, len(lengths), min(_round_up(max(lengths)), capacity))]
+    size = max(-(-len(lengths) // GROUPS), GROUP_ROWS)
+    parts = [
+        (start, min(start + size, len(lengths)), min(_round_up(max(lengths[start : start + size])), capacity))
+        for start in range(0, len(lengths), size)
+    ]
+    return parts if _keys(parts) < SPARED * _keys(whole) else whole
+
+
+def _keys(groups: Sequence[tuple[int, int, int]]) -> int:
+    """How many keys are read."""
+    return sum((end - start) * keys for start, end, keys in groups)
 
 
 def _round_up(tokens: int) -> int:

@@ -65,6 +65,14 @@ class SlotCache(Cache):
         for inputs in self.convolutions:
             inputs.state[slot] = inputs.state[source]
 
+    def reorder(self, order: Sequence[int]) -> None:
+        """The first slots hold what these held."""
+        for layer in self.attentions:
+            for buffer in layer.buffers:
+                buffer[: len(order)] = buffer[list(order)]
+        for inputs in self.convolutions:
+            inputs.state[: len(order)] = inputs.state[list(order)]
+
     def expect_step(self, position_B: torch.Tensor, keys_used: int) -> None:
         """Next is one token each for the first B slots, at these positions; they attend to so many keys at most."""
         self.slot_T = torch.arange(len(position_B), device=position_B.device)
