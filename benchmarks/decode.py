@@ -7,7 +7,7 @@ smallest and largest, and every token that the two wrote is compared. Greedy, si
 
 * steps: a batch of prompts of one length, so that the peer needs no padding; the time of a step is that of 65 tokens
   less that of one, by 64.
-* rollouts: tasks of real domains in their environments. The peer is a loop that calls ``generate()`` once a turn on all
+* rollouts: the profile's held-out tasks in their environments. The peer is a loop that calls ``generate()`` once a turn on all
   live episodes, left-padded, with each conversation read again; it does so for each turn budget apart, or all at once,
   whichever is faster, and obeys the same budgets.
 * observations: a Mixtral-like model reads observations of hundreds of tokens, in chunks and in lock-step.
@@ -47,7 +47,6 @@ from openhorizon.seeds import derive, rng
 
 OUT = Path("docs/results/decode.json")
 PROMPT, STEPS = 128, 64  # tokens of the step's measurement
-HORIZONS = (1, 2, 3, 4, 6, 8)  # of the rollouts' tasks
 SEEN = (1, 2, 3)  # of the training
 
 
@@ -152,7 +151,7 @@ def steps(student: Checkpoint, batches: Sequence[int], repeats: int) -> list[dic
 
 def rollouts(student: Checkpoint, config: Config, count: int, batch: int, repeats: int) -> dict[str, Any]:
     """Episodes a second, ours and the loop's."""
-    tasks = [task for name in config.domains for task in proposed(name, count, config.seed)]
+    tasks = [task for name in config.domains for task in proposed(config, name, count)]
     policy = LocalPolicy(student, batch)
     peers = {
         "by turn budget": GenerateLoop(student, stock(student.model), policy.never, batch, True),
@@ -176,7 +175,7 @@ def rollouts(student: Checkpoint, config: Config, count: int, batch: int, repeat
     row = {
         "episodes": len(tasks),
         "domains": list(config.domains),
-        "horizons": list(HORIZONS),
+        "horizons": {name: list(config.generate[name].heldout_horizons) for name in config.domains},
         "batch": batch,
         "tokens": sum(len(t.ids) for t in mine),
         "written_tokens": sum(sum(t.loss_mask) for t in mine),
@@ -243,13 +242,13 @@ def observations(student: Checkpoint, lengths: Sequence[int], batch: int, repeat
     return rows
 
 
-def proposed(domain: str, count: int, seed: int) -> list[Task]:
-    """Training tasks of mixed horizons."""
+def proposed(config: Config, domain: str, count: int) -> list[Task]:
+    """Held-out tasks of the profile's horizons, as ``evaluate`` has them."""
     world, found, i = DOMAINS[domain], list[Task](), 0
-    horizons = [h for h in HORIZONS if domain != "instruction" or h <= 4]
+    horizons = config.generate[domain].heldout_horizons
     while len(found) < count:
-        own = derive(seed, "decode", domain, i)
-        task = world.propose(rng(own, "propose"), "train", horizons[i % len(horizons)], own)
+        own = derive(config.seed, "decode", domain, i)
+        task = world.propose(rng(own, "propose"), "heldout", horizons[i % len(horizons)], own)
         found += [task] if task else []
         i += 1
     return found
