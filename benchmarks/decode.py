@@ -7,9 +7,9 @@ smallest and largest, and every token that the two wrote is compared. Greedy, si
 
 * steps: a batch of prompts of one length, so that the peer needs no padding; the time of a step is that of 65 tokens
   less that of one, by 64.
-* rollouts: the profile's held-out tasks in their environments. The peer is a loop that calls ``generate()`` once a turn on all
-  live episodes, left-padded, with each conversation read again; it does so for each turn budget apart, or all at once,
-  whichever is faster, and obeys the same budgets.
+* rollouts: the profile's held-out tasks in their environments. The peer is a loop that calls ``generate()`` once a turn
+  on all live episodes, left-padded, with each conversation read again; it does so for each turn budget apart, or all at
+  once, whichever is faster, and obeys the same budgets.
 * observations: a Mixtral-like model reads observations of hundreds of tokens, in chunks and in lock-step.
 
 Without ``--checkpoint`` the profile's student is trained for ``--tokens`` tokens first, so that it calls tools. Writes
