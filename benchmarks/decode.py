@@ -315,7 +315,7 @@ def main() -> None:
     if "rollouts" in options.parts:
         result["rollouts"] = rollouts(student, config, options.episodes, options.batch, options.repeats)
     if "observations" in options.parts:
-        result["observations"] = observations(student, options.lengths, 16, options.repeats)
+        result["observations"] = observations(student, options.lengths, 8, options.repeats)
     result["machine"] = {"cpu": platform.processor() or platform.machine(), "threads": options.threads}
     write_json(OUT, result)
 
