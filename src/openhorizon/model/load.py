@@ -40,8 +40,9 @@ class Teacher:
     checkpoint: Checkpoint
 
 
-def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+def new_model(start: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
     """A model of a stock family from scratch, fp32, its random weights decided by ``seed``."""
+    config = start.scratch
     common: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": config.hidden_size,
@@ -53,7 +54,7 @@ def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int
         "num_experts": config.num_experts,
         "num_experts_per_tok": config.experts_per_token,
         "norm_topk_prob": True,
-        "max_position_embeddings": config.max_tokens,
+        "max_position_embeddings": start.max_tokens,
         "tie_word_embeddings": True,
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -80,7 +81,7 @@ def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int
     model: PreTrainedModel = AutoModelForCausalLM.from_config(hf, attn_implementation=SEGMENTS)
     if config.induction:
         if config.family != "lfm2_moe":
-            raise ValueError(f"model.induction: only for lfm2_moe, which has convolutions; family is {config.family}")
+            raise ValueError(f"model.scratch.induction: only for lfm2_moe (it has convolutions); got {config.family}")
         start_with_induction(model)
     model.float()
     return model

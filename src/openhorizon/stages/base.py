@@ -34,7 +34,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         for trajectory in demonstrations[name][: config.base.tokenizer_trajectories]
         for text in (DOMAINS[trajectory.task.world].system, *(turn.text for turn in trajectory.turns))
     ]
-    tokenizer = train_tokenizer(texts, config.model.vocab_size, config.model.max_tokens)
+    tokenizer = train_tokenizer(texts, config.model.scratch.vocab_size, config.model.max_tokens)
     renderer = Renderer(tokenizer)
     short = {
         name: [t for t in trajectories if t.task.horizon <= config.base.max_horizon][: config.base.demonstrations]
