@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as hf_logging
 
 from openhorizon.agent.render import Renderer
@@ -17,6 +25,7 @@ from openhorizon.config import MachineConfig, ModelConfig
 from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.induction import start_with_induction
 from openhorizon.model.moe import choose_experts
+from openhorizon.model.shards import read_weights
 
 hf_logging.set_verbosity_error()  # the reference convolution is what runs on CPU; it need not be said at every load
 hf_logging.disable_progress_bar()  # the stage has its own
@@ -92,27 +101,80 @@ def load_checkpoint(path: Path, machine: MachineConfig) -> Checkpoint:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: not a checkpoint, damaged shards, NaN weights, or a tokenizer larger than the model's vocabulary.
+        ValueError: what ``load_weights`` refuses, or a tokenizer with ids past the model's vocabulary.
+    """
+    model = load_weights(path, machine.device)
+    tokenizer = load_tokenizer(path, model)
+    place(model, machine)
+    return Checkpoint(model, tokenizer, Renderer(tokenizer), weights_hash(path))
+
+
+def load_weights(path: Path, device: str, config: PreTrainedConfig | None = None) -> PreTrainedModel:
+    """A folder's model on the CPU, in fp32 whatever it is stored in: training adds steps to weights that bf16 would
+    round away. ``config`` takes the place of its own.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: not a checkpoint, a shard or a weight missing or damaged or not finite, or more weights than the
+            memory of this machine, or of ``device``, has room for.
     """
     require(path)
+    require_memory(path, device)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, attn_implementation=SEGMENTS, local_files_only=True, use_safetensors=True
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=SEGMENTS,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path}: not a usable checkpoint ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{path}: not a usable checkpoint ({_first_line(error)})") from error
     except Exception as error:  # safetensors raises its own type, which is not importable as an error class everywhere
         if type(error).__name__ != "SafetensorError":
             raise
         raise ValueError(f"{path}: damaged weights ({error}); delete the folder and run its stage again") from error
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(f"{path}: tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}")
+    missing = sorted(found["missing_keys"])  # transformers would start them at random
+    if missing:
+        raise ValueError(f"{path}: {len(missing)} weights of a {model.config.model_type} missing, such as {missing[0]}")
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(f"{path}: weights of {name} are not finite")
-    place(model, machine)
-    return Checkpoint(model, tokenizer, Renderer(tokenizer), weights_hash(path))
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def load_tokenizer(path: Path, model: PreTrainedModel) -> PreTrainedTokenizerFast:
+    """A folder's tokenizer, if it fits ``model``. Raises ``ValueError``: none, or ids past the model's vocabulary."""
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: no usable tokenizer ({_first_line(error)})") from error
+    needed = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if needed > model.config.vocab_size:
+        raise ValueError(f"{path}: tokenizer has {needed} tokens, the model only {model.config.vocab_size}")
+    loaded: PreTrainedTokenizerFast = tokenizer
+    return loaded
+
+
+def require_memory(path: Path, device: str) -> None:
+    """Refuse weights that do not fit in fp32, before any is read; what training adds to them is not counted.
+
+    Raises:
+        ValueError: too little memory, with how much there is and is needed; or damaged files.
+    """
+    needed = 4 * sum(weight.size for weight in read_weights(path).values())
+    for where, free in free_memory(device).items():
+        if needed > free:
+            raise ValueError(f"{path}: its weights take {needed / 1e9:.2f} GB in fp32, {where} has {free / 1e9:.2f} free")
+
+
+def free_memory(device: str) -> dict[str, int]:
+    """Free bytes of each memory that a model for ``device`` passes through."""
+    found = {"this machine": int(psutil.virtual_memory().available)}
+    return found | ({device: torch.cuda.mem_get_info()[0]} if device == "cuda" else {})
 
 
 def place(model: PreTrainedModel, machine: MachineConfig) -> None:
@@ -145,3 +207,7 @@ def weights_hash(folder: Path) -> str:
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
