@@ -334,7 +334,7 @@ def _check_model(block: ModelConfig, where: str) -> None:
     if not 0 < block.upcycle.strength <= above:
         raise ValueError(f"{where}.upcycle.strength: {block.upcycle.strength} is not above 0 and at most {above}")
     if not 1 <= block.upcycle.top_k <= block.upcycle.experts:
-        raise ValueError(f"{where}.upcycle.top_k: {block.upcycle.top_k} is not from 1 to the {block.upcycle.experts} experts")
+        raise ValueError(f"{where}.upcycle.top_k: {block.upcycle.top_k} of {block.upcycle.experts} experts cannot be")
     if block.upcycle.router_std <= 0:
         raise ValueError(f"{where}.upcycle.router_std: {block.upcycle.router_std} is not above 0")
     if block.upcycle.route == "identical" and block.upcycle.expert_width is not None:

