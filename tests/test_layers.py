@@ -30,7 +30,8 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "pipeline": set(),
     "tracking": {"pipeline", "progress"},
     "stages": {"agent", "bench", "domains", "kag", "losses", "model", "pipeline", "report", "tracking", "train"},
-    "cli": {"kag", "pipeline", "process", "profiles", "progress", "tracking"},  # kag: `show kag`
+    "export": {"model", "pipeline"},
+    "cli": {"export", "kag", "pipeline", "process", "profiles", "progress", "tracking"},  # kag: `show kag`
     "__main__": {"cli"},
 }
 FLOWS_MAY_USE = {"cli", "config", "pipeline", "process", "profiles", "progress", "tracking"}

@@ -192,6 +192,15 @@ def kag_table(domain: str, counts: dict[str, dict[str, dict[str, int]]]) -> Any:
     return table
 
 
+def export_model(options: argparse.Namespace) -> int:
+    """Write a model of this run with its model card into a folder of its own."""
+    from openhorizon.export import export
+
+    made = export(load(), options.model, options.out)
+    print(f"{options.out}: {options.model}, weights {made['weights']}")
+    return 0
+
+
 def doctor(_options: argparse.Namespace) -> int:
     """What this machine offers and what is missing."""
     rows = [("python", platform.python_version())]
@@ -255,6 +264,9 @@ def _parser() -> argparse.ArgumentParser:
     kag.add_argument("--out", type=Path, help="the picture, a PNG (default: reports/kag_DOMAIN.png)")
     kag.add_argument("--seed", type=int, default=0, help="which trajectory is drawn")
     kag.add_argument("--steps", type=int, default=4, help="how many of its last actions")
+    exported = add("export", export_model)
+    exported.add_argument("model", help="base, sft, teacher@DOMAIN or student")
+    exported.add_argument("--out", type=Path, required=True, help="a new or empty folder")
     add("doctor", doctor)
     add("mlflow", mlflow_ui).add_argument("--port", type=int, default=MLFLOW_PORT)
     return parser

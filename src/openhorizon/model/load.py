@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from openhorizon.config import MachineConfig, ModelConfig
 from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.induction import start_with_induction
 from openhorizon.model.moe import choose_experts
-from openhorizon.model.shards import read_weights
+from openhorizon.model.shards import read_weights, weights_hash
 
 hf_logging.set_verbosity_error()  # the reference convolution is what runs on CPU; it need not be said at every load
 hf_logging.disable_progress_bar()  # the stage has its own
@@ -196,17 +195,6 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     """Write weights (safetensors), config and tokenizer into ``folder``."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def weights_hash(folder: Path) -> str:
-    """The first 12 hex digits of SHA-256 over the weight files: a checkpoint's name in trajectories."""
-    digest = hashlib.sha256()
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder}: no safetensors weights")
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _first_line(error: Exception) -> str:

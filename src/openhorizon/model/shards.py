@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +47,17 @@ def read_weights(folder: Path) -> dict[str, Weight]:
     if lost:
         raise ValueError(f"{folder / listed[lost[0]]}: {lost[0]} is missing, which {INDEX} lists")
     return found
+
+
+def weights_hash(folder: Path) -> str:
+    """The first 12 hex digits of SHA-256 over the weight files: a checkpoint's name in trajectories."""
+    digest = hashlib.sha256()
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{folder}: no safetensors weights")
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _header(path: Path) -> dict[str, Weight]:

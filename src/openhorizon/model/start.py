@@ -14,8 +14,9 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from openhorizon.agent.render import Renderer
 from openhorizon.artifacts import require
 from openhorizon.config import ModelConfig
-from openhorizon.model.load import load_tokenizer, load_weights, weights_hash
+from openhorizon.model.load import load_tokenizer, load_weights
 from openhorizon.model.rope import stretch
+from openhorizon.model.shards import weights_hash
 from openhorizon.model.smollm2 import NAME, smollm2
 from openhorizon.model.upcycle import break_symmetry, check_family, upcycle
 from openhorizon.seeds import derive
