@@ -1,4 +1,4 @@
-"""Upcycling against the dense model it starts from, positions against the model at other places, and what is refused."""
+"""Upcycling against the dense model it starts from, positions against the same model at others, and what is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from openhorizon.model import load
 from openhorizon.model.load import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from openhorizon.model.rope import stretch
 from openhorizon.model.start import start_from_checkpoint
-from openhorizon.model.upcycle import break_symmetry, expert_layers, parameter_table, upcycle
+from openhorizon.model.upcycle import FAMILIES, break_symmetry, expert_layers, parameter_table, upcycle
 from openhorizon.stages import base
 
 Route = Literal["identical", "shared"]
@@ -61,7 +61,8 @@ def tokens(length: int = 40) -> torch.Tensor:
 
 def logits(model: PreTrainedModel, ids: torch.Tensor, **options: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=ids, use_cache=False, **options).logits
+        mask = torch.ones_like(ids)  # without one, transformers takes a jump in positions for another sample's start
+        found: torch.Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
     return found
 
 
@@ -81,10 +82,7 @@ def test_the_moe_on_disk_computes_what_the_dense_model_does(
     expected = logits(before, tokens())
     assert expected.std() > 0.3
     assert distance(logits(after, tokens()), expected) < 1e-5
-    assert after.config.tie_word_embeddings == tied
-    assert type(after).__name__.endswith("ForCausalLM") and "moe" in type(after).__name__.lower() + "moe" * (
-        after.config.model_type == "mixtral"
-    )
+    assert after.config.model_type == FAMILIES[family, route] and after.config.tie_word_embeddings == tied
 
 
 def test_routers_are_small_random_and_seeded() -> None:
@@ -100,9 +98,9 @@ def test_noise_is_as_strong_as_asked_and_another_in_each_expert() -> None:
     break_symmetry(moe, recipe(strength=0.3), 5)
     for layer, experts in zip(before.get_decoder().layers, expert_layers(moe), strict=True):
         gate, down = layer.mlp.gate_proj.weight, layer.mlp.down_proj.weight
-        noise = [experts.gate_up_proj[e, :256] - gate for e in range(4)]
-        assert noise[0].std() / gate.std() == pytest.approx(0.3, rel=0.05)
-        assert (experts.down_proj[2] - down).std() / down.std() == pytest.approx(0.3, rel=0.05)
+        noise = [(experts.gate_up_proj[e, :256] - gate).detach() for e in range(4)]
+        assert (noise[0].std() / gate.std()).item() == pytest.approx(0.3, rel=0.05)
+        assert ((experts.down_proj[2] - down).std() / down.std()).item() == pytest.approx(0.3, rel=0.05)
         alike = torch.corrcoef(torch.stack([n.flatten() for n in noise]))
         assert (alike - torch.eye(4)).abs().max() < 0.1
 
