@@ -13,6 +13,7 @@ layer with all that is in it.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import warnings
 from types import SimpleNamespace
@@ -47,8 +48,7 @@ def megablocks_experts(
     Raises:
         ValueError: experts of another layout (biases, interleaved or transposed weights), or split over processes.
     """
-    from megablocks import ops  # imported where it is used: it needs CUDA and its compiled extension
-
+    ops = _megablocks("ops")
     _require_plain(self)
     experts, top_k = self.gate_up_proj.shape[0], index_TK.shape[1]
     kind, dtype = _compute_dtype(hidden_TH)
@@ -92,20 +92,24 @@ def megablocks_dmoe_experts(
 @functools.lru_cache(maxsize=8)
 def _dropless_layer(hidden: int, width: int, experts: int, top_k: int, device: torch.device, act_fn: Any) -> Any:
     """MegaBlocks' layer on the meta device: its own weights are never used."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that grouped_gemm is not there
-        from megablocks import grouped_gemm_util
-        from megablocks.layers.arguments import Arguments
-        from megablocks.layers.dmoe import ParallelDroplessMLP
+    grouped_gemm_util = _megablocks("grouped_gemm_util")
     if not grouped_gemm_util.grouped_gemm_is_available():
         grouped_gemm_util._grouped_gemm_is_available = True
         grouped_gemm_util.ops = SimpleNamespace(gmm=_gmm)
-    arguments = Arguments(
+    arguments = _megablocks("layers.arguments").Arguments(
         hidden_size=hidden, ffn_hidden_size=width, moe_num_experts=experts, moe_top_k=top_k, activation_fn=act_fn,
         mlp_type="glu", mlp_impl="grouped", bias=False, return_bias=False, fp16=False, bf16=False, moe_loss_weight=0.0,
         device=torch.device("meta"), init_method=lambda weight: weight,
     )  # fmt: skip
-    return ParallelDroplessMLP(arguments).requires_grad_(False)
+    return _megablocks("layers.dmoe").ParallelDroplessMLP(arguments).requires_grad_(False)
+
+
+@functools.cache
+def _megablocks(module: str) -> Any:
+    """Imported where it is used: it needs CUDA and its compiled extension."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that grouped_gemm is not there
+        return importlib.import_module(f"megablocks.{module}")
 
 
 def _gmm(a_SX: torch.Tensor, b_EXY: torch.Tensor, sizes_E: torch.Tensor, trans_b: bool = False) -> torch.Tensor:
