@@ -210,7 +210,7 @@ class MachineConfig:
     row_tokens: int  # of a packed row, or its longest sample's
     micro_tokens: int  # whose graph is held at once: an update goes through its batch in such parts
     checkpointing: bool  # activations are computed again in the backward pass instead of kept
-    experts: Literal["auto", "eager", "grouped_mm", "batched_mm", "megablocks"]
+    experts: Literal["auto", "eager", "grouped_mm", "batched_mm", "megablocks", "megablocks_dmoe"]
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ def place(model: PreTrainedModel, machine: MachineConfig) -> None:
     torch.nn.Module.to(model, machine.device).eval()
     choose_experts(model, machine.experts)
     if machine.checkpointing:  # in training mode alone
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable()
 
 
 def load_teacher(path: Path, domain: str, machine: MachineConfig) -> Teacher:
