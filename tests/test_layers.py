@@ -31,7 +31,8 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "tracking": {"pipeline", "progress"},
     "stages": {"agent", "bench", "domains", "kag", "losses", "model", "pipeline", "report", "tracking", "train"},
     "export": {"model", "pipeline"},
-    "cli": {"export", "kag", "model", "pipeline", "process", "profiles", "progress", "tracking"},  # `show kag`, `doctor`
+    # kag: `show kag`; model: `doctor`
+    "cli": {"export", "kag", "model", "pipeline", "process", "profiles", "progress", "tracking"},
     "__main__": {"cli"},
 }
 FLOWS_MAY_USE = {"cli", "config", "pipeline", "process", "profiles", "progress", "tracking"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +22,11 @@ from openhorizon.config import ModelConfig, RopeConfig, UpcycleConfig
 from openhorizon.model import load
 from openhorizon.model.load import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from openhorizon.model.rope import stretch
+from openhorizon.model.sampler import LocalPolicy
 from openhorizon.model.start import start_from_checkpoint
 from openhorizon.model.upcycle import FAMILIES, break_symmetry, expert_layers, parameter_table, upcycle
 from openhorizon.stages import base
+from openhorizon.train.packing import convolution_gap, output_layer, pack, packed_hidden
 
 Route = Literal["identical", "shared"]
 SMALL: dict[str, Any] = {
@@ -242,6 +244,44 @@ def test_positions_that_cannot_be_are_refused() -> None:
     stretch(scaled, RopeConfig("yarn", 4.0), 256)
     with pytest.raises(ValueError, match="already"):
         stretch(scaled, RopeConfig("linear", 2.0), 512)
+
+
+ROUTES = [(family, route) for family in ("llama", "qwen3") for route in ("identical", "shared")]
+
+
+@pytest.mark.parametrize(("family", "route"), ROUTES)
+def test_an_upcycled_model_trains_packed_as_alone_and_talks(
+    family: str, route: Any, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    moe = upcycle(dense(family), recipe(route), 0)
+    break_symmetry(moe, recipe(route), 5)
+    checkpoint = load_checkpoint(saved(tokenizer, tmp_path, moe), MACHINE)
+    random = torch.Generator().manual_seed(1)
+    lengths = (7, 30, 18, 11)
+    samples = [torch.randint(10, 300, (n,), generator=random).tolist() for n in lengths]
+    packed = pack([(ids, [True] * len(ids)) for ids in samples], 64, convolution_gap(checkpoint.model), 0)
+    assert len(packed.ids_RT) < len(samples)
+    with torch.no_grad():
+        together = output_layer(checkpoint.model, MACHINE)(packed_hidden(checkpoint.model, packed, MACHINE))
+    order = torch.unique_consecutive(packed.sample_RT[packed.train_RT]).tolist()
+    alone = torch.cat([logits(checkpoint.model, torch.tensor([samples[i]]))[0, :-1] for i in order])
+    assert distance(together, alone) < 1e-4
+    talk = Talk(samples[1])
+    LocalPolicy(checkpoint, batch=2).converse([talk, Talk(samples[2])], 0.0, lambda done, total: None)
+    whole = logits(checkpoint.model, torch.tensor([samples[1] + talk.said]))[0, len(samples[1]) - 1 : -1]
+    whole[:, tokenizer.convert_tokens_to_ids(["<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"])] = -1e9
+    assert len(talk.said) > 3 and whole.argmax(-1).tolist() == talk.said
+
+
+class Talk:
+    """A conversation of one turn."""
+
+    def __init__(self, prompt: list[int]) -> None:
+        self.seed, self.prompt_ids, self.turn_tokens, self.context_tokens = 0, prompt, 9, 60
+        self.said: list[int] = []
+
+    def reply(self, ids: Sequence[int], logprobs: Sequence[float], complete: bool) -> None:
+        self.said += ids
 
 
 def saved(tokenizer: PreTrainedTokenizerFast, folder: Path, model: PreTrainedModel | None = None) -> Path:
