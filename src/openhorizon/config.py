@@ -205,7 +205,8 @@ class MachineConfig:
     device: Literal["cpu", "cuda"]
     threads: int  # of one stage
     stages: int  # independent stages at once
-    rollout_batch: int
+    rollout_batch: int  # conversations at once, fewer where their keys and values need more than
+    cache_gib: float  # which on a GPU is at most most of its free memory
     precision: Literal["fp32", "bf16"]  # of matrix products; weights, losses and optimizer are fp32
     row_tokens: int  # of a packed row, or its longest sample's
     micro_tokens: int  # whose graph is held at once: an update goes through its batch in such parts
