@@ -77,6 +77,7 @@ class LocalPolicy:
     def __init__(self, checkpoint: Checkpoint, batch: int) -> None:
         self.checkpoint, self.batch = checkpoint, batch
         self.name, self.renderer = checkpoint.hash, checkpoint.renderer
+        self.records_experts = False  # whether conversations are told which experts their ids took
         tokenizer = checkpoint.tokenizer
         self.never = torch.zeros(checkpoint.model.config.vocab_size, dtype=torch.bool)  # ids that no turn may hold
         special = set(tokenizer.all_special_ids) | set(range(len(tokenizer), len(self.never)))

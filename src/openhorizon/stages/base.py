@@ -48,7 +48,14 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     model = new_model(config.model, tokenizer, derive(config.seed, "base", "weights") % 2**32)
     place(model, config.machine)
     figures = fit(
-        model, samples, config.base.tokens, config.base.optim, derive(config.seed, "base"), config.machine, log
+        model,
+        samples,
+        config.base.tokens,
+        config.base.optim,
+        derive(config.seed, "base"),
+        config.machine,
+        log,
+        router=config.router,
     )
     with replace_dir(stage_dir("base")) as folder:
         save_checkpoint(model, tokenizer, folder)
