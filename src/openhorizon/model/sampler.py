@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 from openhorizon.agent.rollout import Conversation
 from openhorizon.config import MachineConfig
 from openhorizon.model.load import Checkpoint, load_checkpoint
+from openhorizon.model.routing import Recorder, recording, routers
 
 COMPACT_AT = 0.75  # share of live rows below which the batch is compacted
 
@@ -68,7 +70,13 @@ class _Row:
         self.pending = list(conversation.prompt_ids)
         self.written: list[int] = []
         self.logprobs: list[float] = []
+        self.experts = list[np.ndarray]()  # of what was read, where they are recorded
         self.over = False
+
+    def ends(self) -> None:
+        self.over, self.pending = True, []
+        if self.experts:
+            self.conversation.routed(np.concatenate(self.experts))
 
 
 class LocalPolicy:
@@ -97,10 +105,14 @@ class LocalPolicy:
                 for c in conversations[start : start + self.batch]
             ]
             report = functools.partial(_report, progress, done, len(conversations))
-            self._run(rows, temperature, report)
+            model = self.checkpoint.model
+            with recording(model) if self.records_experts and routers(model) else nullcontext() as seen:
+                self._run(rows, temperature, report, seen)
             done += len(rows)
 
-    def _run(self, rows: list[_Row], temperature: float, progress: Callable[[int], None]) -> None:
+    def _run(
+        self, rows: list[_Row], temperature: float, progress: Callable[[int], None], seen: Recorder | None
+    ) -> None:
         model = self.checkpoint.model
         device = next(model.parameters()).device
         never = self.never.to(device)
@@ -111,6 +123,7 @@ class LocalPolicy:
         if shared > 0:
             head = torch.tensor([row.pending[:shared] for row in rows], device=device)
             model(input_ids=head, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            _note_experts(rows, seen)
             for row in rows:
                 del row.pending[:shared]
             position = shared
@@ -118,6 +131,7 @@ class LocalPolicy:
         while True:
             inputs = torch.tensor(tokens, device=device)[:, None]
             logits_BV = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits[:, -1]
+            _note_experts(live, seen)
             position += 1
             writing = [i for i, row in enumerate(live) if not row.pending and not row.over]
             if writing:
@@ -135,7 +149,7 @@ class LocalPolicy:
                         if fed is not None and not fits:
                             talk.reply([], [], False)
                         if not fits:
-                            row.over, row.pending = True, []
+                            row.ends()
                             over += 1
                             progress(over)
                             continue
@@ -163,6 +177,15 @@ def _sample(logits_BV: torch.Tensor, temperature: float, uniform_B: torch.Tensor
         ids_B = torch.searchsorted(cdf_BV, (uniform_B * cdf_BV[:, -1])[:, None], right=True)[:, 0]
         ids_B = ids_B.clamp(max=cdf_BV.shape[1] - 1)
     return ids_B, logprobs_BV.gather(1, ids_B[:, None])[:, 0]
+
+
+def _note_experts(live: Sequence[_Row], seen: Recorder | None) -> None:
+    """What the pass behind us, of the same number of ids for every row, chose."""
+    if seen is not None:
+        chosen_NLK = seen.chosen_NLK().numpy()
+        for row, chosen in zip(live, chosen_NLK.reshape(len(live), -1, *chosen_NLK.shape[1:]), strict=True):
+            if not row.over:
+                row.experts.append(chosen)
 
 
 def _grow(layer: Any) -> Any:
