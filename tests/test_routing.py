@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BUDGET, MACHINE, CountDomain
+from conftest import BUDGET, MACHINE, CountDomain, RememberingDomain
 from test_packing import model_of, samples
 from test_training import OPTIM, Log, demonstrations, tasks
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -20,14 +20,19 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Trajectory, read_trajectories, write_trajectories
-from openhorizon.config import RouterConfig
+from openhorizon.config import DistillConfig, GrpoConfig, RouterConfig
 from openhorizon.losses.balance import load_balance, router_z, shares
 from openhorizon.model.attention import SEGMENTS
-from openhorizon.model.load import Checkpoint
+from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.routing import UNKNOWN, probabilities, recording, replaying, routers
+from openhorizon.model.sampler import LocalPolicy
+from openhorizon.train import experts as experts_module
 from openhorizon.train import supervised
+from openhorizon.train.distillation import distil
 from openhorizon.train.experts import DEAD_SHARE, Experts, packed_experts
-from openhorizon.train.packing import Pack, convolution_gap, pack, pack_trajectories, packed_hidden
+from openhorizon.train.packing import Pack, convolution_gap, output_layer, pack, pack_trajectories, packed_hidden
+from openhorizon.train.reinforcement import group_advantage, reinforce
+from openhorizon.train.router import Router
 from openhorizon.train.supervised import fit
 
 FAMILIES = ["lfm2_moe", "qwen3_moe", "mixtral", "qwen2_moe"]
@@ -355,3 +360,121 @@ def test_experts_stay_off_the_disk(tiny: Callable[..., Checkpoint], tmp_path: An
         write_trajectories(tmp_path / name, trajectories)
     assert (tmp_path / "plain").read_bytes() == (tmp_path / "known").read_bytes()
     assert read_trajectories(tmp_path / "known") == known and read_trajectories(tmp_path / "known")[0].experts is None
+
+
+def rolled(
+    checkpoint: Checkpoint, count: int = 10, domain: CountDomain | None = None, context: int = 256
+) -> list[Trajectory]:
+    policy = LocalPolicy(checkpoint, 4)
+    policy.records_experts = True
+    budget = replace(BUDGET, context_tokens=context)
+    return rollout({"count": domain or CountDomain()}, tasks(count, 3), policy, {"count": budget}, 1.0, 0)
+
+
+def learned(fresh: Callable[[int], Checkpoint]) -> Checkpoint:
+    """One that makes calls, so that there are observations to read."""
+    checkpoint = fresh(1)
+    fit(checkpoint.model, demonstrations(checkpoint, 60), 12_000, OPTIM, 0, MACHINE, Log())  # type: ignore[arg-type]
+    return checkpoint
+
+
+def test_a_rollouts_experts_are_those_of_the_whole_sequence(fresh: Callable[[int], Checkpoint]) -> None:
+    checkpoint = learned(fresh)
+    found = rolled(checkpoint)
+    assert any(t.tool_calls for t in found)
+    differ = count = 0
+    for trajectory in found:
+        experts = trajectory.experts
+        assert experts is not None and len(experts) == len(trajectory.ids)
+        assert (experts[:-1] >= 0).all() and (experts[-1] == UNKNOWN).all(), "all but the last, which is never read"
+        whole = with_own_experts(checkpoint.model, trajectory).experts
+        assert whole is not None
+        differ += int((np.sort(experts[:-1]) != np.sort(whole[:-1])).any(-1).sum())
+        count += experts[:-1, :, 0].size
+    assert differ <= 0.001 * count, (differ, count)  # ties to the last bit
+
+
+def test_each_context_of_a_renewed_episode_carries_its_own(fresh: Callable[[int], Checkpoint]) -> None:
+    checkpoint = learned(fresh)
+    found = rolled(checkpoint, 12, RememberingDomain(), 96)
+    contexts = [t.contexts for t in found]
+    assert any(len(parts) > 1 for parts in contexts)
+    for part in (part for parts in contexts for part in parts):
+        experts, whole = part.experts, with_own_experts(checkpoint.model, part).experts
+        assert experts is not None and whole is not None
+        known = (experts >= 0).all((1, 2))
+        assert known.sum() >= len(experts) - 1 - len(part.turns[-1].ids)  # an observation that no turn followed
+        assert (np.sort(experts[known]) == np.sort(whole)[known]).mean() > 0.999
+
+
+@pytest.mark.parametrize("after_updates", [False, True])
+def test_training_takes_the_rollouts_experts(fresh: Callable[[int], Checkpoint], after_updates: bool) -> None:
+    """In packed rows: with the weights of the rollout, its log-probabilities, too."""
+    checkpoint = learned(fresh)
+    found = [part for t in rolled(checkpoint) for part in t.contexts]
+    model = checkpoint.model
+    if after_updates:
+        fit(model, demonstrations(checkpoint, 60), 8_000, OPTIM, 1, MACHINE, Log())  # type: ignore[arg-type]
+    model.train()
+    packed = pack_trajectories(model, found, MACHINE)
+    told_NLK = packed_experts(packed, found)
+    known = (told_NLK >= 0).all((1, 2))
+    own, _ = chosen_of(model, packed)
+    differ = (own.sort(-1).values != told_NLK.sort(-1).values).any(-1)[known].float().mean()
+    experts = Experts(model, REPLAYED)
+    with experts.replayed(packed, found), recording(model) as seen:
+        hidden_NH, auxiliary = experts.hidden(packed, MACHINE, packed.tokens)
+        (hidden_NH.square().mean() + auxiliary).backward()
+    assert torch.equal(seen.chosen_NLK()[known], told_NLK[known])
+    gates = [p for n, p in model.named_parameters() if n.endswith(".gate.weight")]
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in gates)
+    if after_updates:
+        assert differ > 0.01, "the updates have changed no choice"
+        return
+    logits_NV = output_layer(model, MACHINE)(hidden_NH).masked_fill(LocalPolicy(checkpoint, 4).never, -torch.inf)
+    targets_N = packed.ids_RT[packed.train_RT]
+    said_N = torch.log_softmax(logits_NV, 1).gather(1, targets_N[:, None])[:, 0]
+    order = torch.unique_consecutive(packed.sample_RT[packed.train_RT]).tolist()
+    sampled = [p for i in order for p, mine in zip(found[i].logprobs, found[i].loss_mask, strict=True) if mine]
+    assert torch.allclose(said_N, torch.tensor(sampled), atol=1e-5)
+
+
+def test_the_loops_replay_where_the_recipe_says_so(fresh: Callable[[int], Checkpoint]) -> None:
+    start = learned(fresh)
+    domains: Any = {"count": CountDomain()}
+    reference = copy.deepcopy(start.model).requires_grad_(False)
+    grpo = GrpoConfig(
+        iterations=1, prompts=3, group=4, updates=1, clip_low=0.2, clip_high=0.28, kl=0.001, entropy=0.0,
+        temperature=1.0, dynamic_sampling=False, max_horizon=3, optim=replace(OPTIM, lr=5e-4),
+    )  # fmt: skip
+    teacher = Teacher("count", copy.deepcopy(start))
+    distillation = DistillConfig(
+        iterations=1, prompts=6, updates=1, top_k=16, temperature=1.0, max_horizon=3, optim=replace(OPTIM, lr=5e-4)
+    )
+    machine, advantage = replace(MACHINE, micro_tokens=300), group_advantage(0.5)
+    told: list[int] = []
+
+    def counted(model: Any, experts_NLK: torch.Tensor) -> Any:
+        told.append(int((experts_NLK[:, 0, 0] >= 0).sum()))
+        return replaying(model, experts_NLK)
+
+    for router in (replace(BALANCED, replay=True), REPLAYED, BALANCED):
+        for loop in ("grpo", "distill"):
+            student, log = copy.deepcopy(start), Log()
+            policy = LocalPolicy(student, 16)
+            told.clear()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(experts_module, "replaying", counted)
+                if loop == "grpo":
+                    reinforce(
+                        policy, reference, domains, tasks(9, 3), BUDGET, grpo, advantage, 0, machine, log, router  # type: ignore[arg-type]
+                    )  # fmt: skip
+                else:
+                    teachers = Router([teacher], ["count"], student.tokenizer.get_vocab())
+                    distil(
+                        policy, teachers, domains, {"count": tasks(9, 3)}, {"count": BUDGET}, distillation, 0, machine,
+                        log, router,  # type: ignore[arg-type]
+                    )  # fmt: skip
+            assert bool(told) == router.replay and policy.records_experts == router.replay
+            assert {"router_load", "router/load/layer1", "router/dead/layer3"} <= set(log.rows[-1])
+            assert not any("forward" in vars(r) for r in routers(student.model).values()), "given back"
