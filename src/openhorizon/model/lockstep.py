@@ -16,6 +16,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
+from openhorizon.model.routing import Recorder
 from openhorizon.model.rows import Row, draw
 
 COMPACT_AT = 0.75  # share of live rows below which the batch is compacted
@@ -61,9 +62,10 @@ def run(
     end_id: int,
     temperature: float,
     progress: Callable[[int], None],
+    seen: Recorder | None = None,
 ) -> None:
     """Continue all of ``rows`` as one batch. ``never`` marks ids that no turn may hold; ``progress`` is told how many
-    are over."""
+    are over; ``seen`` has the experts of every pass, where they are recorded."""
     device = never.device
     cache = DynamicCache(config=model.config)
     cache.layers = [_grow(layer) for layer in cache.layers]
@@ -72,6 +74,7 @@ def run(
     if shared > 0:
         head = torch.tensor([row.pending[:shared] for row in rows], device=device)
         model(input_ids=head, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        _note(rows, seen)
         for row in rows:
             del row.pending[:shared]
         position = shared
@@ -79,6 +82,7 @@ def run(
     while True:
         inputs = torch.tensor(tokens, device=device)[:, None]
         logits_BV = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits[:, -1]
+        _note(live, seen)
         position += 1
         writing = [i for i, row in enumerate(live) if not row.pending and not row.over]
         if writing:
@@ -96,6 +100,15 @@ def run(
             _keep_rows(cache, torch.tensor(kept, device=device))
             live = [live[i] for i in kept]
         tokens = [row.pending.pop(0) if row.pending else 0 for row in live]
+
+
+def _note(live: list[Row], seen: Recorder | None) -> None:
+    """What the pass behind us, of the same number of ids for every row, chose."""
+    if seen:
+        chosen_NLK = seen.chosen_NLK().numpy()
+        for row, chosen in zip(live, chosen_NLK.reshape(len(live), -1, *chosen_NLK.shape[1:]), strict=True):
+            if not row.over:
+                row.experts.append(chosen)
 
 
 def _grow(layer: Any) -> Any:

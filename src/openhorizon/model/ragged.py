@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from openhorizon.model.attention import reads
+from openhorizon.model.routing import Recorder
 from openhorizon.model.rows import Row, draw
 from openhorizon.model.slots import SlotCache, convolution_gap
 
@@ -44,8 +45,9 @@ class RaggedBatch:
         cache_bytes: int,
         token_bytes: int,
         dtype: torch.dtype,
+        seen: Recorder | None = None,
     ) -> None:
-        self.model, self.never, self.end_id = model, never, end_id
+        self.model, self.never, self.end_id, self.seen = model, never, end_id, seen
         self.batch, self.tokens = batch, cache_bytes // token_bytes
         self.waiting, self.live = deque(rows), list[Row]()
         longest = max(max(row.conversation.context_tokens, len(row.pending) + 1) for row in rows)
@@ -77,7 +79,7 @@ class RaggedBatch:
         while len(self.live) > max(self._fitting(need), 1):
             shortest = min(range(len(self.live)), key=lambda slot: len(self.live[slot].read))
             row = self._leave(shortest)
-            row.read, row.pending = [], row.read + row.pending
+            row.forget()
             self.waiting.appendleft(row)
         came = list[int]()
         while self.waiting:
@@ -147,6 +149,10 @@ class RaggedBatch:
                 past_key_values=self.cache,
                 use_cache=True,
             )
+            if self.seen:
+                chosen_NLK = self.seen.chosen_NLK().numpy()
+                for slot, start, end, _ in segments:
+                    self.live[slot].experts.append(chosen_NLK[start:end])
 
     def _masks(self, mask: torch.Tensor) -> Any:
         """As the model takes them: with convolutions, one of each kind; theirs leaves nothing out."""
@@ -180,8 +186,11 @@ class RaggedBatch:
         uniform = [self.live[slot].uniform(len(self.live[slot].read)) for slot in writing]
         uniform_B = torch.tensor(uniform, device=device, dtype=torch.double)
         drawn = draw(logits_BV.masked_fill(self.never, -torch.inf), temperature, uniform_B)
+        chosen_NLK = self.seen.chosen_NLK().numpy() if self.seen else None
         for slot, token, logprob in zip(writing, *drawn, strict=True):
             row = self.live[slot]
+            if chosen_NLK is not None:
+                row.experts.append(chosen_NLK[slot : slot + 1])
             row.read.append(row.pending.pop())
             row.take(token, logprob, len(row.read), self.end_id)
 

@@ -19,6 +19,7 @@ class Row:
         self.pending = list(conversation.prompt_ids)
         self.written: list[int] = []
         self.logprobs: list[float] = []
+        self.experts = list[np.ndarray]()  # (tokens, L, K) of what was read, where they are recorded
         self.over = False
         self._stream = np.random.Generator(np.random.Philox(conversation.seed))
         self._uniform = np.empty(0)
@@ -48,6 +49,12 @@ class Row:
         if fed is not None:
             talk.reply([], [], False)
         self.over, self.pending = True, []
+        if self.experts:
+            talk.routed(np.concatenate(self.experts))
+
+    def forget(self) -> None:
+        """Everything is to be read again: the cache no longer holds it."""
+        self.read, self.pending, self.experts = [], self.read + self.pending, []
 
 
 def draw(logits_BV: torch.Tensor, temperature: float, uniform_B: torch.Tensor) -> tuple[list[int], list[float]]:

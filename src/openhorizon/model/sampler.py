@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from openhorizon.config import MachineConfig
 from openhorizon.model import lockstep, slots
 from openhorizon.model.load import Checkpoint, load_checkpoint
 from openhorizon.model.ragged import RaggedBatch
+from openhorizon.model.routing import recording, routers
 from openhorizon.model.rows import Row
 
 CACHE_BYTES = 4 * 2**30  # where no machine block says otherwise
@@ -42,6 +44,7 @@ class LocalPolicy:
         self.checkpoint, self.batch, self.cache_bytes, self.precision = checkpoint, batch, cache_bytes, precision
         self.name, self.renderer = checkpoint.hash, checkpoint.renderer
         self.ragged = slots.fits(checkpoint.model.config)
+        self.records_experts = False  # whether conversations are told which experts their ids took
         tokenizer = checkpoint.tokenizer
         self.never = torch.zeros(checkpoint.model.config.vocab_size, dtype=torch.bool)  # ids that no turn may hold
         special = set(tokenizer.all_special_ids) | set(range(len(tokenizer), len(self.never)))
@@ -68,19 +71,20 @@ class LocalPolicy:
                 f"{cache_bytes / 2**30:.2f} GiB are there; raise machines.*.cache_gib or lower budget.*.context_tokens"
             )
         rows = [Row(conversation) for conversation in conversations]
+        watched = recording(model) if self.records_experts and routers(model) else nullcontext()
         # Around it all: autocast keeps its copies of the weights until it is left.
-        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=low):
+        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=low), watched as seen:
             if self.ragged and rows:
                 dtype = torch.bfloat16 if low else torch.float32
                 batch = RaggedBatch(
-                    model, rows, never, self.renderer.end_id, self.batch, cache_bytes, token_bytes, dtype
+                    model, rows, never, self.renderer.end_id, self.batch, cache_bytes, token_bytes, dtype, seen
                 )
                 batch.run(temperature, lambda over: progress(over, total))
                 return
             size = min(self.batch, fitting)
             for start in range(0, total, size):
                 report = functools.partial(_report, progress, start, total)
-                lockstep.run(model, rows[start : start + size], never, self.renderer.end_id, temperature, report)
+                lockstep.run(model, rows[start : start + size], never, self.renderer.end_id, temperature, report, seen)
 
     def _cache_bytes(self, device: torch.device) -> int:
         """What the keys and values of a batch may take."""

@@ -42,6 +42,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         derive(config.seed, "distill"),
         config.machine,
         log,
+        config.router,
     )
     with replace_dir(stage_dir("distill")) as folder:
         save_checkpoint(student.model, student.tokenizer, folder)

@@ -57,13 +57,23 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     limit = config.model.max_tokens
     samples = [s for t in demonstrations for s in render_contexts(start.renderer, DOMAINS, t, limit)]
     figures = fit(
-        model, samples, recipe.tokens, recipe.sft_optim, derive(seed, "sft"), config.machine, log, prefix="sft_"
+        model, samples, recipe.tokens, recipe.sft_optim, derive(seed, "sft"), config.machine, log, "sft_", config.router
     )
     candidates["sft"] = (validate("SFT"), copy.deepcopy(model.state_dict()))
     reference = copy.deepcopy(model).requires_grad_(False)
     advantage = ADVANTAGES[recipe.advantage](recipe.process_weight)
     figures |= reinforce(
-        policy, reference, DOMAINS, training, budget, recipe.grpo, advantage, derive(seed, "grpo"), config.machine, log
+        policy,
+        reference,
+        DOMAINS,
+        training,
+        budget,
+        recipe.grpo,
+        advantage,
+        derive(seed, "grpo"),
+        config.machine,
+        log,
+        config.router,
     )
     candidates["grpo"] = (validate("GRPO"), copy.deepcopy(model.state_dict()))
     kept = max(candidates, key=lambda name: candidates[name][0])  # the earliest of equals
