@@ -36,7 +36,7 @@ def demonstrations(domains: Sequence[str], horizons: Sequence[int], count: int, 
 def untrained(config: Config, found: Sequence[Trajectory], seed: int) -> Checkpoint:
     """A tokenizer of these trajectories, and the profile's model as its base stage starts it."""
     texts = [text for t in found for text in (DOMAINS[t.task.world].system, *(turn.text for turn in t.turns))]
-    tokenizer = train_tokenizer(texts, config.model.vocab_size, config.model.max_tokens)
+    tokenizer = train_tokenizer(texts, config.model.scratch.vocab_size, config.model.max_tokens)
     model = new_model(config.model, tokenizer, derive(seed, "weights") % 2**32)
     place(model, config.machine)
     return Checkpoint(model, tokenizer, Renderer(tokenizer), "untrained")

@@ -249,12 +249,13 @@ def test_the_stream_of_numbers_does_not_depend_on_how_it_is_drawn() -> None:
 
 def test_groups_of_rows_read_no_more_keys_than_they_need() -> None:
     lengths = [900] * 16 + [100] * 48
-    groups = ragged.attention_groups(lengths, 1024)
+    groups = ragged.attention_groups(lengths, 1024, 0)
     assert groups[0][0] == 0 and groups[-1][1] == 64
     assert all(end == start for (_, end, _), (start, _, _) in itertools.pairwise(groups))
     assert all(keys >= max(lengths[start:end]) for start, end, keys in groups)
     assert sum((end - start) * keys for start, end, keys in groups) < 0.5 * 64 * 960
-    assert ragged.attention_groups([100] * 64, 128) == [(0, 64, 128)]
+    assert ragged.attention_groups([100] * 64, 128, 0) == [(0, 64, 128)]
+    assert ragged.attention_groups(lengths, 1024, 10**6) == [(0, 64, 960)]
 
 
 def test_many_rows_of_unlike_lengths_are_put_in_order(tiny: Callable[..., Checkpoint]) -> None:
@@ -267,6 +268,7 @@ def test_many_rows_of_unlike_lengths_are_put_in_order(tiny: Callable[..., Checkp
         reorder = slots.SlotCache.reorder
         patch.setattr(ragged, "SORT_EVERY", 2)
         patch.setattr(ragged, "GROUP_ROWS", 4)
+        patch.setattr(ragged, "LEAST", {"cpu": 0})
         patch.setattr(
             slots.SlotCache, "reorder", lambda cache, order: (moves.append(len(order)), reorder(cache, order))[1]
         )

@@ -27,7 +27,8 @@ from openhorizon.model.slots import SlotCache, convolution_gap
 READ_TOKENS = 4096  # of a pass: enough to keep a GPU busy, little enough for its activations
 READ_SHARE = 1 / 8  # rows that have something to read wait until they are so many; a step carries them idle
 GROUPS, GROUP_ROWS = 4, 16  # rows attend in at most so many groups of at least so many
-SPARED = 0.8  # share of the keys that groups may cost at most, to be worth their calls
+SPARED = 0.8  # share of the keys that groups may read at most, to be worth their calls
+LEAST = {"cpu": 2**11, "cuda": 2**17}  # and so many keys they must spare: a call costs a GPU as much as many keys
 SORT_EVERY = 16  # steps, at least, between two times that rows are put in the order of their lengths
 LADDER = (256, 1.5)  # capacities: the first, and each by the one before
 
@@ -99,12 +100,13 @@ class RaggedBatch:
         """Long rows first, where groups then read clearly fewer keys."""
         lengths = [len(row.read) + 1 for row in self.live]
         order = sorted(range(len(lengths)), key=lambda slot: -lengths[slot])
-        now, then = (
-            _keys(attention_groups(which, self.cache.capacity)) for which in (lengths, [lengths[i] for i in order])
-        )
+        now, then = (_keys(self._groups(which)) for which in (lengths, [lengths[i] for i in order]))
         if then < SPARED * now:
             self.cache.reorder(order)
             self.live = [self.live[slot] for slot in order]
+
+    def _groups(self, lengths: Sequence[int]) -> list[tuple[int, int, int]]:
+        return attention_groups(lengths, self.cache.capacity, LEAST[self.never.device.type])
 
     def _capacity(self, need: int) -> int:
         """The ladder's step for rows of ``need`` tokens."""
@@ -165,7 +167,7 @@ class RaggedBatch:
         idle = [slot for slot, row in enumerate(self.live) if len(row.pending) > 1]
         fed = [(row.pending[0] if len(row.pending) == 1 else 0, len(row.read)) for row in self.live]
         token_B, position_B = torch.tensor(fed, device=device).T
-        groups = attention_groups([position + 1 for _, position in fed], self.cache.capacity)
+        groups = self._groups([position + 1 for _, position in fed])
         masks = [
             (torch.arange(keys, device=device) <= position_B[start:end, None])[:, None, None]
             for start, end, keys in groups
@@ -195,16 +197,16 @@ class RaggedBatch:
             row.take(token, logprob, len(row.read), self.end_id)
 
 
-def attention_groups(lengths: Sequence[int], capacity: int) -> list[tuple[int, int, int]]:
+def attention_groups(lengths: Sequence[int], capacity: int, least: int) -> list[tuple[int, int, int]]:
     """(start, end, keys) of neighbouring rows that attend together, each to as many keys as its longest row needs: all
-    rows as one, or a few groups where that spares a good part of the keys."""
+    rows as one, or a few groups where that spares a good part of the keys, and at least ``least`` of them."""
     whole = [(0, len(lengths), min(_round_up(max(lengths)), capacity))]
     size = max(-(-len(lengths) // GROUPS), GROUP_ROWS)
     parts = [
         (start, min(start + size, len(lengths)), min(_round_up(max(lengths[start : start + size])), capacity))
         for start in range(0, len(lengths), size)
     ]
-    return parts if _keys(parts) < SPARED * _keys(whole) else whole
+    return parts if _keys(parts) < min(SPARED * _keys(whole), _keys(whole) - least) else whole
 
 
 def _keys(groups: Sequence[tuple[int, int, int]]) -> int:
