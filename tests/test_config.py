@@ -58,7 +58,7 @@ def test_a_missing_key_is_named_with_its_block(tmp_path: Path, params: dict[str,
         (("generate", "search", "horizons"), 3, "generate.search.horizons"),
         (("generate", "search", "horizons"), [1, "two"], "generate.search.horizons[1]"),
         (("model",), 7, "model"),
-        (("model", "family"), "gpt", "model.family"),
+        (("model", "scratch", "family"), "gpt", "model.scratch.family"),
         (("machines",), [], "machines"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from conftest import MACHINE
 from transformers import PreTrainedTokenizerFast
 
-from openhorizon.config import ModelConfig
+from openhorizon.config import ModelConfig, ScratchConfig
 from openhorizon.model.load import Checkpoint, load_checkpoint, new_model, save_checkpoint
 
 
@@ -20,9 +20,10 @@ def model_config(**changes: object) -> ModelConfig:
         "family": "lfm2_moe", "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128,
         "moe_intermediate_size": 32, "num_layers": 4, "num_dense_layers": 1, "attention_layers": (1, 3),
         "conv_kernel": 4, "num_heads": 2, "num_kv_heads": 2, "num_experts": 4, "experts_per_token": 2,
-        "max_tokens": 512, "induction": True,
+        "induction": True,
     }  # fmt: skip
-    return ModelConfig(**(values | changes))  # type: ignore[arg-type]
+    scratch = ScratchConfig(**(values | changes))  # type: ignore[arg-type]
+    return ModelConfig(source="scratch", max_tokens=512, rope=None, scratch=scratch, upcycle=None)
 
 
 def copy_loss(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> float:

@@ -30,7 +30,9 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "pipeline": set(),
     "tracking": {"pipeline", "progress"},
     "stages": {"agent", "bench", "domains", "kag", "losses", "model", "pipeline", "report", "tracking", "train"},
-    "cli": {"kag", "pipeline", "process", "profiles", "progress", "tracking"},  # kag: `show kag`
+    "export": {"model", "pipeline"},
+    # kag: `show kag`; model: `doctor`
+    "cli": {"export", "kag", "model", "pipeline", "process", "profiles", "progress", "tracking"},
     "__main__": {"cli"},
 }
 FLOWS_MAY_USE = {"cli", "config", "pipeline", "process", "profiles", "progress", "tracking"}

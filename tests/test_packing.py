@@ -101,7 +101,7 @@ def test_checkpointed_activations_give_the_same_gradients(tiny: Callable[..., Ch
     found = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable()
         nll(packed_logits(model, packed), packed.ids_RT[packed.train_RT]).sum().backward()
         found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
         model.zero_grad()

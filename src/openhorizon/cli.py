@@ -192,6 +192,15 @@ def kag_table(domain: str, counts: dict[str, dict[str, dict[str, int]]]) -> Any:
     return table
 
 
+def export_model(options: argparse.Namespace) -> int:
+    """Write a model of this run with its model card into a folder of its own."""
+    from openhorizon.export import export
+
+    made = export(load(), options.model, options.out)
+    print(f"{options.out}: {options.model}, weights {made['weights']}")
+    return 0
+
+
 def doctor(_options: argparse.Namespace) -> int:
     """What this machine offers and what is missing."""
     rows = [("python", platform.python_version())]
@@ -202,16 +211,26 @@ def doctor(_options: argparse.Namespace) -> int:
     rows.append(("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())))
     rows.append(("disk free", f"{shutil.disk_usage(Path()).free / 2**30:.1f} GiB"))
     rows.append(("GPU", "found" if Path("/dev/nvidia0").exists() else "none: MACHINE=cpu"))
-    megablocks = _version("megablocks")
-    rows.append(("megablocks", megablocks or "not installed: experts run as grouped matrix products (docs/gpu.md)"))
+    rows.append(("megablocks", _version("megablocks") or "not installed: `make setup`"))
     rows.append((f"port {MLFLOW_PORT}", "free" if _port_free(MLFLOW_PORT) else "in use: `make mlflow PORT=…`"))
     if PARAMS_FILE.is_file():
         config = load()
         rows.append(("profile", config.profile))
         rows.append(("machine", f"{config.machine.device}, {config.machine.stages} stages at once"))
+        rows.append(("experts", _experts(config.machine.experts)))
     for name, value in rows:
         print(f"{name:14} {value}")
     return 0
+
+
+def _experts(wanted: str) -> str:
+    """Which implementation computes the experts here, and why not MegaBlocks where it does not."""
+    from openhorizon.model.moe import MEGABLOCKS, experts_here, megablocks_problem
+
+    problem = megablocks_problem()
+    if wanted in MEGABLOCKS and problem:
+        return f"{wanted} cannot run: {problem}"
+    return experts_here(wanted) + (f" (megablocks: {problem})" if problem and wanted == "auto" else "")
 
 
 def mlflow_ui(options: argparse.Namespace) -> int:
@@ -255,6 +274,9 @@ def _parser() -> argparse.ArgumentParser:
     kag.add_argument("--out", type=Path, help="the picture, a PNG (default: reports/kag_DOMAIN.png)")
     kag.add_argument("--seed", type=int, default=0, help="which trajectory is drawn")
     kag.add_argument("--steps", type=int, default=4, help="how many of its last actions")
+    exported = add("export", export_model)
+    exported.add_argument("model", help="base, sft, teacher@DOMAIN or student")
+    exported.add_argument("--out", type=Path, required=True, help="a new or empty folder")
     add("doctor", doctor)
     add("mlflow", mlflow_ui).add_argument("--port", type=int, default=MLFLOW_PORT)
     return parser

@@ -47,8 +47,8 @@ class GenerateConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The starting MoE. ``family`` is a model_type of transformers."""
+class ScratchConfig:
+    """A model with random weights. ``family`` is a model_type of transformers."""
 
     family: Literal["lfm2_moe", "qwen3_moe"]
     vocab_size: int
@@ -63,8 +63,39 @@ class ModelConfig:
     num_kv_heads: int
     num_experts: int
     experts_per_token: int
-    max_tokens: int
     induction: bool  # start with an induction head (lfm2_moe only; see model/induction.py)
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """How a checkpoint's positions reach further than it was trained for; see model/rope.py."""
+
+    type: Literal["linear", "yarn", "theta"]
+    factor: float  # by which the context grows
+
+
+@dataclass(frozen=True)
+class UpcycleConfig:
+    """How a dense checkpoint becomes a mixture of experts; see model/upcycle.py."""
+
+    route: Literal["identical", "shared"]
+    experts: int
+    top_k: int
+    expert_width: int | None  # of a routed expert (shared only); null: the dense MLP's
+    symmetry: Literal["noise", "drop"]  # what makes the experts differ
+    strength: float  # noise: in standard deviations of a matrix; drop: share of an expert's neurons
+    router_std: float
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The starting model: from scratch, or a checkpoint, upcycled if it is dense."""
+
+    source: str  # scratch, smollm2 (its package, model/smollm2.py) or the folder of a Hugging Face checkpoint
+    max_tokens: int  # the context
+    rope: RopeConfig | None  # of a checkpoint; null: its own
+    scratch: ScratchConfig  # where source is scratch
+    upcycle: UpcycleConfig | None  # of a checkpoint; null: taken as it is
 
 
 @dataclass(frozen=True)
@@ -184,12 +215,13 @@ class MachineConfig:
     device: Literal["cpu", "cuda"]
     threads: int  # of one stage
     stages: int  # independent stages at once
-    rollout_batch: int
+    rollout_batch: int  # conversations at once, fewer where their keys and values need more than
+    cache_gib: float  # which on a GPU is at most most of its free memory
     precision: Literal["fp32", "bf16"]  # of matrix products; weights, losses and optimizer are fp32
     row_tokens: int  # of a packed row, or its longest sample's
     micro_tokens: int  # whose graph is held at once: an update goes through its batch in such parts
     checkpointing: bool  # activations are computed again in the backward pass instead of kept
-    experts: Literal["auto", "eager", "grouped_mm", "batched_mm", "megablocks"]
+    experts: Literal["auto", "eager", "grouped_mm", "batched_mm", "megablocks", "megablocks_dmoe"]
 
 
 @dataclass(frozen=True)
@@ -286,6 +318,7 @@ def _check(config: Config, where: str) -> None:
     for key in ("balance", "z"):
         if getattr(config.router, key) < 0:
             raise ValueError(f"{where}:router.{key}: {getattr(config.router, key)} is less than 0")
+    _check_model(config.model, f"{where}:model")
     for name in config.domains:
         known = sorted({domain.name for domain in DOMAINS.values()})
         if name not in known:
@@ -298,6 +331,29 @@ def _check(config: Config, where: str) -> None:
             if world not in DOMAINS or DOMAINS[world].name != name:
                 mine = ", ".join(sorted(key for key, domain in DOMAINS.items() if domain.name == name))
                 raise ValueError(f"{where}:generate.{name}.worlds: no world {world!r} of {name}; known are {mine}")
+
+
+def _check_model(block: ModelConfig, where: str) -> None:
+    """What does not go together in the start."""
+    if block.source == "scratch":
+        for key in ("rope", "upcycle"):
+            if getattr(block, key) is not None:
+                raise ValueError(f"{where}.{key}: is for a checkpoint; with source scratch it must be null")
+    if block.max_tokens < 1:
+        raise ValueError(f"{where}.max_tokens: {block.max_tokens} is less than 1")
+    if block.rope and block.rope.factor <= 1:
+        raise ValueError(f"{where}.rope.factor: {block.rope.factor} is not more than 1")
+    if block.upcycle is None:
+        return
+    above = {"noise": float("inf"), "drop": 1.0}[block.upcycle.symmetry]
+    if not 0 < block.upcycle.strength <= above:
+        raise ValueError(f"{where}.upcycle.strength: {block.upcycle.strength} is not above 0 and at most {above}")
+    if not 1 <= block.upcycle.top_k <= block.upcycle.experts:
+        raise ValueError(f"{where}.upcycle.top_k: {block.upcycle.top_k} of {block.upcycle.experts} experts cannot be")
+    if block.upcycle.router_std <= 0:
+        raise ValueError(f"{where}.upcycle.router_std: {block.upcycle.router_std} is not above 0")
+    if block.upcycle.route == "identical" and block.upcycle.expert_width is not None:
+        raise ValueError(f"{where}.upcycle.expert_width: route identical copies the whole MLP; it must be null")
 
 
 def _check_generate(block: GenerateConfig, where: str) -> None:

@@ -38,8 +38,9 @@ def start_with_induction(model: PreTrainedModel) -> None:
     half = width // 2
     if not 0 < head <= half:
         raise ValueError(
-            "model.induction: needs attention_layers to begin with 1 (a convolution before it) and heads of at most "
-            f"half the hidden width; got layers {kinds}, {model.config.num_attention_heads} heads, width {width}"
+            "model.scratch.induction: needs attention_layers to begin with 1 (a convolution before it) and heads of "
+            f"at most half the hidden width; got layers {kinds}, {model.config.num_attention_heads} heads, width "
+            f"{width}"
         )
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:

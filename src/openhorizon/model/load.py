@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as hf_logging
 
 from openhorizon.agent.render import Renderer
@@ -17,6 +24,7 @@ from openhorizon.config import MachineConfig, ModelConfig
 from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.induction import start_with_induction
 from openhorizon.model.moe import choose_experts
+from openhorizon.model.shards import read_weights, weights_hash
 
 hf_logging.set_verbosity_error()  # the reference convolution is what runs on CPU; it need not be said at every load
 hf_logging.disable_progress_bar()  # the stage has its own
@@ -40,8 +48,9 @@ class Teacher:
     checkpoint: Checkpoint
 
 
-def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+def new_model(start: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
     """A model of a stock family from scratch, fp32, its random weights decided by ``seed``."""
+    config = start.scratch
     common: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": config.hidden_size,
@@ -53,7 +62,7 @@ def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int
         "num_experts": config.num_experts,
         "num_experts_per_tok": config.experts_per_token,
         "norm_topk_prob": True,
-        "max_position_embeddings": config.max_tokens,
+        "max_position_embeddings": start.max_tokens,
         "tie_word_embeddings": True,
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -80,7 +89,7 @@ def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int
     model: PreTrainedModel = AutoModelForCausalLM.from_config(hf, attn_implementation=SEGMENTS)
     if config.induction:
         if config.family != "lfm2_moe":
-            raise ValueError(f"model.induction: only for lfm2_moe, which has convolutions; family is {config.family}")
+            raise ValueError(f"model.scratch.induction: only for lfm2_moe (it has convolutions); got {config.family}")
         start_with_induction(model)
     model.float()
     return model
@@ -91,27 +100,80 @@ def load_checkpoint(path: Path, machine: MachineConfig) -> Checkpoint:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: not a checkpoint, damaged shards, NaN weights, or a tokenizer larger than the model's vocabulary.
+        ValueError: what ``load_weights`` refuses, or a tokenizer with ids past the model's vocabulary.
+    """
+    model = load_weights(path, machine.device)
+    tokenizer = load_tokenizer(path, model)
+    place(model, machine)
+    return Checkpoint(model, tokenizer, Renderer(tokenizer), weights_hash(path))
+
+
+def load_weights(path: Path, device: str, config: PreTrainedConfig | None = None) -> PreTrainedModel:
+    """A folder's model on the CPU, in fp32 whatever it is stored in: training adds steps to weights that bf16 would
+    round away. ``config`` takes the place of its own.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: not a checkpoint, a shard or a weight missing or damaged or not finite, or more weights than the
+            memory of this machine, or of ``device``, has room for.
     """
     require(path)
+    require_room(str(path), sum(weight.size for weight in read_weights(path).values()), device)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, attn_implementation=SEGMENTS, local_files_only=True, use_safetensors=True
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=SEGMENTS,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path}: not a usable checkpoint ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{path}: not a usable checkpoint ({_first_line(error)})") from error
     except Exception as error:  # safetensors raises its own type, which is not importable as an error class everywhere
         if type(error).__name__ != "SafetensorError":
             raise
         raise ValueError(f"{path}: damaged weights ({error}); delete the folder and run its stage again") from error
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(f"{path}: tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}")
+    model: PreTrainedModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])  # transformers would start them at random
+    if missing:
+        raise ValueError(f"{path}: {len(missing)} weights of a {model.config.model_type} missing, such as {missing[0]}")
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(f"{path}: weights of {name} are not finite")
-    place(model, machine)
-    return Checkpoint(model, tokenizer, Renderer(tokenizer), weights_hash(path))
+    return model
+
+
+def load_tokenizer(path: Path, model: PreTrainedModel) -> PreTrainedTokenizerFast:
+    """A folder's tokenizer, if it fits ``model``. Raises ``ValueError``: none, or ids past the model's vocabulary."""
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: no usable tokenizer ({_first_line(error)})") from error
+    needed = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if needed > model.config.vocab_size:
+        raise ValueError(f"{path}: tokenizer has {needed} tokens, the model only {model.config.vocab_size}")
+    loaded: PreTrainedTokenizerFast = tokenizer
+    return loaded
+
+
+def require_room(what: str, parameters: int, device: str) -> None:
+    """Refuse weights that do not fit in fp32, before they are made; what training adds to them is not counted.
+
+    Raises:
+        ValueError: too little memory; the message says how much is needed and how much there is.
+    """
+    needed = 4 * parameters
+    for where, free in free_memory(device).items():
+        if needed > free:
+            raise ValueError(f"{what}: takes {needed / 1e9:.2f} GB in fp32; {where} has {free / 1e9:.2f} GB free")
+
+
+def free_memory(device: str) -> dict[str, int]:
+    """Free bytes of each memory that a model for ``device`` passes through."""
+    found = {"this machine": int(psutil.virtual_memory().available)}
+    return found | ({device: torch.cuda.mem_get_info()[0]} if device.startswith("cuda") else {})
 
 
 def place(model: PreTrainedModel, machine: MachineConfig) -> None:
@@ -119,7 +181,7 @@ def place(model: PreTrainedModel, machine: MachineConfig) -> None:
     torch.nn.Module.to(model, machine.device).eval()
     choose_experts(model, machine.experts)
     if machine.checkpointing:  # in training mode alone
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable()
 
 
 def load_teacher(path: Path, domain: str, machine: MachineConfig) -> Teacher:
@@ -135,12 +197,5 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     tokenizer.save_pretrained(folder)
 
 
-def weights_hash(folder: Path) -> str:
-    """The first 12 hex digits of SHA-256 over the weight files: a checkpoint's name in trajectories."""
-    digest = hashlib.sha256()
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder}: no safetensors weights")
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -43,7 +43,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_tokens: int) -> P
     """
     special = [PAD, END, *ROLES, *MARKS]
     if vocab_size < 256 + len(special):
-        raise ValueError(f"model.vocab_size={vocab_size}: needs at least {256 + len(special)}")
+        raise ValueError(f"model.scratch.vocab_size={vocab_size}: needs at least {256 + len(special)}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -17,7 +17,7 @@ from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
 from openhorizon.model.load import load_checkpoint, save_checkpoint
-from openhorizon.model.sampler import LocalPolicy
+from openhorizon.model.sampler import local_policy
 from openhorizon.seeds import derive
 from openhorizon.train.reinforcement import group_advantage, papo_advantage, reinforce
 from openhorizon.train.supervised import fit, sizes
@@ -35,7 +35,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     recipe, budget = config.teach[target], config.budget[target]
     seed = derive(config.seed, "teach", target)
     start = load_checkpoint(checkpoint_dir(recipe.init), config.machine)
-    policy = LocalPolicy(start, config.machine.rollout_batch)
+    policy = local_policy(start, config.machine)
     prompts = read_tasks(stage_dir("generate", target) / "prompts.parquet")
     validation = prompts[: recipe.validation]
     training = [task for task in prompts[recipe.validation :] if task.horizon <= recipe.grpo.max_horizon]
