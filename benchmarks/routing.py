@@ -153,11 +153,10 @@ def sampled(
     tasks = [t.task for world in WORLDS for t in made(DOMAINS[world], HORIZONS, episodes, config.seed + 1)]
     seconds, rolled = {}, []
     for recorded in (False, False, True):  # the first has to warm up
-        policy = LocalPolicy(start, config.machine.rollout_batch)
+        policy = LocalPolicy(start, config.machine.rollout_batch, precision=precision)
         policy.records_experts = recorded
         began = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            rolled = rollout(DOMAINS, tasks, policy, config.budget, TEMPERATURE, config.seed)
+        rolled = rollout(DOMAINS, tasks, policy, config.budget, TEMPERATURE, config.seed)
         seconds["recorded" if recorded else "plain"] = round(time.perf_counter() - began, 2)
     return rolled, seconds
 
