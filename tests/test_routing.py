@@ -22,9 +22,11 @@ from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Trajectory, read_trajectories, write_trajectories
 from openhorizon.config import DistillConfig, GrpoConfig, RouterConfig
 from openhorizon.losses.balance import load_balance, router_z, shares
+from openhorizon.model import ragged
 from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.routing import UNKNOWN, probabilities, recording, replaying, routers
+from openhorizon.model.rows import Row
 from openhorizon.model.sampler import CACHE_BYTES, LocalPolicy, cache_token_bytes
 from openhorizon.train import experts as experts_module
 from openhorizon.train import supervised
@@ -366,7 +368,7 @@ def rolled(
     checkpoint: Checkpoint, count: int = 10, domain: CountDomain | None = None, context: int = 256, how: str = "ragged"
 ) -> list[Trajectory]:
     token_bytes = cache_token_bytes(checkpoint.model.config, 4)
-    policy = LocalPolicy(checkpoint, 4, 2 * 256 * token_bytes if how == "little room" else CACHE_BYTES)
+    policy = LocalPolicy(checkpoint, 4, 256 * token_bytes if how == "little room" else CACHE_BYTES)
     policy.records_experts, policy.ragged = True, how != "lock-step"
     budget = replace(BUDGET, context_tokens=context)
     return rollout({"count": domain or CountDomain()}, tasks(count, 3), policy, {"count": budget}, 1.0, 0)
@@ -380,10 +382,21 @@ def learned(fresh: Callable[[int], Checkpoint]) -> Checkpoint:
 
 
 @pytest.mark.parametrize("how", ["ragged", "lock-step", "little room"])
-def test_a_rollouts_experts_are_those_of_the_whole_sequence(fresh: Callable[[int], Checkpoint], how: str) -> None:
+def test_a_rollouts_experts_are_those_of_the_whole_sequence(
+    fresh: Callable[[int], Checkpoint], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Read in chunks or token by token, read again after a slot was lost."""
-    checkpoint = learned(fresh)
+    checkpoint, again = learned(fresh), list[bool]()
+    chose = Row.chose
+
+    def watched(row: Row, past: int, experts_NLK: np.ndarray) -> None:
+        again.append(past < row._known)
+        chose(row, past, experts_NLK)
+
+    monkeypatch.setattr(Row, "chose", watched)
+    monkeypatch.setattr(ragged, "LADDER", (64, 1.5))
     found = rolled(checkpoint, how=how)
+    assert any(again) == (how == "little room")
     assert any(t.tool_calls for t in found)
     differ = count = 0
     for trajectory in found:
