@@ -315,10 +315,10 @@ def _check(config: Config, where: str) -> None:
     """What types cannot say: every domain has its blocks, counts are positive."""
     from openhorizon.domains import DOMAINS
 
+    _check_model(config.model, f"{where}:model")
     for key in ("balance", "z"):
         if getattr(config.router, key) < 0:
             raise ValueError(f"{where}:router.{key}: {getattr(config.router, key)} is less than 0")
-    _check_model(config.model, f"{where}:model")
     for name in config.domains:
         known = sorted({domain.name for domain in DOMAINS.values()})
         if name not in known:

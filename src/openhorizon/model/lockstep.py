@@ -65,7 +65,7 @@ def run(
     seen: Recorder | None = None,
 ) -> None:
     """Continue all of ``rows`` as one batch. ``never`` marks ids that no turn may hold; ``progress`` is told how many
-    are over; what ``seen`` records of the model's routers, the rows keep."""
+    are over; ``seen`` has the experts of every pass, where they are recorded."""
     device = never.device
     cache = DynamicCache(config=model.config)
     cache.layers = [_grow(layer) for layer in cache.layers]
@@ -74,7 +74,7 @@ def run(
     if shared > 0:
         head = torch.tensor([row.pending[:shared] for row in rows], device=device)
         model(input_ids=head, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        _note_experts(rows, 0, seen)
+        _note(rows, seen)
         for row in rows:
             del row.pending[:shared]
         position = shared
@@ -82,7 +82,7 @@ def run(
     while True:
         inputs = torch.tensor(tokens, device=device)[:, None]
         logits_BV = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits[:, -1]
-        _note_experts(live, position, seen)
+        _note(live, seen)
         position += 1
         writing = [i for i, row in enumerate(live) if not row.pending and not row.over]
         if writing:
@@ -102,12 +102,13 @@ def run(
         tokens = [row.pending.pop(0) if row.pending else 0 for row in live]
 
 
-def _note_experts(live: list[Row], past: int, seen: Recorder | None) -> None:
-    """What the pass behind us chose, of the same number of tokens for every row."""
-    if seen is not None:
-        experts_NLK = seen.chosen_NLK().numpy()
-        for row, experts in zip(live, experts_NLK.reshape(len(live), -1, *experts_NLK.shape[1:]), strict=True):
-            row.chose(past, experts)
+def _note(live: list[Row], seen: Recorder | None) -> None:
+    """What the pass behind us, of the same number of ids for every row, chose."""
+    if seen:
+        chosen_NLK = seen.chosen_NLK().numpy()
+        for row, chosen in zip(live, chosen_NLK.reshape(len(live), -1, *chosen_NLK.shape[1:]), strict=True):
+            if not row.over:
+                row.experts.append(chosen)
 
 
 def _grow(layer: Any) -> Any:

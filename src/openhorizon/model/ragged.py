@@ -33,8 +33,7 @@ LADDER = (256, 1.5)  # capacities: the first, and each by the one before
 
 
 class RaggedBatch:
-    """At most ``batch`` conversations at once in at most ``cache_bytes``, until all of ``rows`` are over. What ``seen``
-    records of the model's routers, the rows keep."""
+    """At most ``batch`` conversations at once in at most ``cache_bytes``, until all of ``rows`` are over."""
 
     def __init__(
         self,
@@ -48,8 +47,7 @@ class RaggedBatch:
         dtype: torch.dtype,
         seen: Recorder | None = None,
     ) -> None:
-        self.seen = seen
-        self.model, self.never, self.end_id = model, never, end_id
+        self.model, self.never, self.end_id, self.seen = model, never, end_id, seen
         self.batch, self.tokens = batch, cache_bytes // token_bytes
         self.waiting, self.live = deque(rows), list[Row]()
         longest = max(max(row.conversation.context_tokens, len(row.pending) + 1) for row in rows)
@@ -81,7 +79,7 @@ class RaggedBatch:
         while len(self.live) > max(self._fitting(need), 1):
             shortest = min(range(len(self.live)), key=lambda slot: len(self.live[slot].read))
             row = self._leave(shortest)
-            row.read, row.pending = [], row.read + row.pending
+            row.forget()
             self.waiting.appendleft(row)
         came = list[int]()
         while self.waiting:
@@ -151,10 +149,10 @@ class RaggedBatch:
                 past_key_values=self.cache,
                 use_cache=True,
             )
-            if self.seen is not None:
-                experts_TLK = self.seen.chosen_NLK().numpy()
-                for slot, start, end, past in segments:
-                    self.live[slot].chose(past, experts_TLK[start:end])
+            if self.seen:
+                chosen_NLK = self.seen.chosen_NLK().numpy()
+                for slot, start, end, _ in segments:
+                    self.live[slot].experts.append(chosen_NLK[start:end])
 
     def _masks(self, mask: torch.Tensor) -> Any:
         """As the model takes them: with convolutions, one of each kind; theirs leaves nothing out."""
@@ -185,15 +183,14 @@ class RaggedBatch:
         if idle:
             self.cache.put_back(idle, saw)
             logits_BV = logits_BV[writing]
-        if self.seen is not None:
-            experts_BLK = self.seen.chosen_NLK().numpy()
-            for slot in writing:
-                self.live[slot].chose(len(self.live[slot].read), experts_BLK[slot : slot + 1])
         uniform = [self.live[slot].uniform(len(self.live[slot].read)) for slot in writing]
         uniform_B = torch.tensor(uniform, device=device, dtype=torch.double)
         drawn = draw(logits_BV.masked_fill(self.never, -torch.inf), temperature, uniform_B)
+        chosen_NLK = self.seen.chosen_NLK().numpy() if self.seen else None
         for slot, token, logprob in zip(writing, *drawn, strict=True):
             row = self.live[slot]
+            if chosen_NLK is not None:
+                row.experts.append(chosen_NLK[slot : slot + 1])
             row.read.append(row.pending.pop())
             row.take(token, logprob, len(row.read), self.end_id)
 

@@ -19,8 +19,8 @@ class Row:
         self.pending = list(conversation.prompt_ids)
         self.written: list[int] = []
         self.logprobs: list[float] = []
+        self.experts = list[np.ndarray]()  # (tokens, L, K) of what was read, where they are recorded
         self.over = False
-        self._experts, self._known = list[np.ndarray](), 0
         self._stream = np.random.Generator(np.random.Philox(conversation.seed))
         self._uniform = np.empty(0)
 
@@ -49,15 +49,12 @@ class Row:
         if fed is not None:
             talk.reply([], [], False)
         self.over, self.pending = True, []
-        if self._experts:
-            talk.routed(np.concatenate(self._experts))
+        if self.experts:
+            talk.routed(np.concatenate(self.experts))
 
-    def chose(self, past: int, experts_NLK: np.ndarray) -> None:
-        """What the routers chose at tokens behind ``past`` ones, where they are recorded. Of those that are read again
-        the first choice is kept, with which their turns were written."""
-        new = experts_NLK[max(self._known - past, 0) :]
-        self._experts.append(new)
-        self._known += len(new)
+    def forget(self) -> None:
+        """Everything is to be read again: the cache no longer holds it."""
+        self.read, self.pending, self.experts = [], self.read + self.pending, []
 
 
 def draw(logits_BV: torch.Tensor, temperature: float, uniform_B: torch.Tensor) -> tuple[list[int], list[float]]:

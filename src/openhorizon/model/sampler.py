@@ -43,8 +43,8 @@ class LocalPolicy:
     ) -> None:
         self.checkpoint, self.batch, self.cache_bytes, self.precision = checkpoint, batch, cache_bytes, precision
         self.name, self.renderer = checkpoint.hash, checkpoint.renderer
-        self.records_experts = False  # whether conversations are told which experts their tokens took
         self.ragged = slots.fits(checkpoint.model.config)
+        self.records_experts = False  # whether conversations are told which experts their ids took
         tokenizer = checkpoint.tokenizer
         self.never = torch.zeros(checkpoint.model.config.vocab_size, dtype=torch.bool)  # ids that no turn may hold
         special = set(tokenizer.all_special_ids) | set(range(len(tokenizer), len(self.never)))
@@ -71,9 +71,9 @@ class LocalPolicy:
                 f"{cache_bytes / 2**30:.2f} GiB are there; raise machines.*.cache_gib or lower budget.*.context_tokens"
             )
         rows = [Row(conversation) for conversation in conversations]
+        watched = recording(model) if self.records_experts and routers(model) else nullcontext()
         # Around it all: autocast keeps its copies of the weights until it is left.
-        recorded = recording(model) if self.records_experts and routers(model) else nullcontext()
-        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=low), recorded as seen:
+        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=low), watched as seen:
             if self.ragged and rows:
                 dtype = torch.bfloat16 if low else torch.float32
                 batch = RaggedBatch(
