@@ -128,8 +128,9 @@ def main() -> None:
             print(
                 f"{loss}: {options.tokens:,} × {options.vocabulary:,}: chunks {row['chunks_gib']:.2f} GiB, plain "
                 f"{scaled:.1f} (scaled from {many:,} tokens; twice the tokens took {row['plain_growth']:.2f} times), "
-                f"share {row['share']:.4f}; losses {row['loss_apart']:.1e} and gradients {row['grad_apart']:.1e} apart, "
-                f"{row['chunks_tokens_per_s']:,.0f} and {row['plain_tokens_per_s']:,.0f} tokens/s",
+                f"share {row['share']:.4f}; losses {row['loss_apart']:.1e} and gradients "
+                f"{row['grad_apart']:.1e} apart, {row['chunks_tokens_per_s']:,.0f} and "
+                f"{row['plain_tokens_per_s']:,.0f} tokens/s",
                 flush=True,
             )
     sizes = {"tokens": options.tokens, "vocabulary": options.vocabulary, "hidden": HIDDEN, "top_k": TOP_K}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from openhorizon.model import ragged, slots
+from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.load import Checkpoint
 from openhorizon.model.rows import DRAWN_AT_ONCE, Row
 from openhorizon.model.sampler import LocalPolicy, cache_token_bytes
@@ -132,14 +135,23 @@ def test_the_cache_layers_choose_the_way(tiny: Callable[..., Checkpoint]) -> Non
     assert not slots.fits(linear) and not slots.fits(sliding)
 
 
-@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe"])
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-@pytest.mark.parametrize("read_tokens", [24, 4096])
+def stock(checkpoint: Checkpoint, family: str) -> Checkpoint:
+    """A random model of a family that the stages load and do not build."""
+    config = AutoConfig.for_model(
+        family, vocab_size=checkpoint.model.config.vocab_size, hidden_size=32, intermediate_size=32,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return replace(checkpoint, model=AutoModelForCausalLM.from_config(config, attn_implementation=SEGMENTS).eval())
+
+
+@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe", "mixtral", "llama"])
+@pytest.mark.parametrize(("temperature", "read_tokens"), [(0.0, 4096), (0.8, 24)])
 def test_reading_in_chunks_equals_lock_step_and_the_plain_forward(
     tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch, temperature: float, read_tokens: int, family: str
 ) -> None:
     monkeypatch.setattr(ragged, "READ_TOKENS", read_tokens)
-    checkpoint = tiny(family)
+    checkpoint = stock(tiny(), family) if family in ("mixtral", "llama") else tiny(family)
     chunks = talked(LocalPolicy(checkpoint, 4), temperature, True)
     steps = talked(LocalPolicy(checkpoint, 4), temperature, False)
     never = LocalPolicy(checkpoint, 4).never
@@ -233,3 +245,32 @@ def test_the_stream_of_numbers_does_not_depend_on_how_it_is_drawn() -> None:
     whole = np.random.Generator(np.random.Philox(42)).random(3 * DRAWN_AT_ONCE)
     for position in (0, 5, DRAWN_AT_ONCE, 2 * DRAWN_AT_ONCE + 7, 3):
         assert row.uniform(position) == whole[position]
+
+
+def test_groups_of_rows_read_no_more_keys_than_they_need() -> None:
+    lengths = [900] * 16 + [100] * 48
+    groups = ragged.attention_groups(lengths, 1024)
+    assert groups[0][0] == 0 and groups[-1][1] == 64
+    assert all(end == start for (_, end, _), (start, _, _) in itertools.pairwise(groups))
+    assert all(keys >= max(lengths[start:end]) for start, end, keys in groups)
+    assert sum((end - start) * keys for start, end, keys in groups) < 0.5 * 64 * 960
+    assert ragged.attention_groups([100] * 64, 128) == [(0, 64, 128)]
+
+
+def test_many_rows_of_unlike_lengths_are_put_in_order(tiny: Callable[..., Checkpoint]) -> None:
+    """Enough rows for several groups, sorted on the way: nothing changes."""
+    checkpoint = tiny("lfm2_moe")
+    many = [talk for _ in range(6) for talk in long_conversations()]
+    alone = long_conversations()
+    with pytest.MonkeyPatch.context() as patch:
+        moves: list[int] = []
+        reorder = slots.SlotCache.reorder
+        patch.setattr(ragged, "SORT_EVERY", 2)
+        patch.setattr(ragged, "GROUP_ROWS", 4)
+        patch.setattr(
+            slots.SlotCache, "reorder", lambda cache, order: (moves.append(len(order)), reorder(cache, order))[1]
+        )
+        LocalPolicy(checkpoint, 54).converse(many, 0.8, lambda done, total: None)
+    LocalPolicy(checkpoint, 1).converse(alone, 0.8, lambda done, total: None)
+    assert moves, "no row changed its place: the test tests nothing"
+    assert [talk.ids for talk in many] == [talk.ids for talk in alone] * 6

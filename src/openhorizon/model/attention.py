@@ -109,7 +109,7 @@ def _step_attention(
 ) -> torch.Tensor:
     """Attention of one query a row (B, heads, 1, D); heads that share keys go as queries of one head."""
     batch, heads, _, width = query.shape
-    packed = query.view(batch, key.shape[1], heads // key.shape[1], width).to(key.dtype)
+    packed = query.reshape(batch, key.shape[1], heads // key.shape[1], width).to(key.dtype)
     mixed = [
         scaled_dot_product_attention(
             packed[start:end],

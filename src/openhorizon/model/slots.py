@@ -49,8 +49,10 @@ class SlotCache(Cache):
     def resize(self, slots: int, capacity: int, live: int) -> None:
         """Other buffers, with what the first ``live`` slots hold."""
         self.slots, self.capacity = slots, capacity
-        for layer in (*self.attentions, *self.convolutions):
+        for layer in self.attentions:
             layer.resize(live)
+        for inputs in self.convolutions:
+            inputs.resize(live)
 
     def clear(self, slot: int) -> None:
         """For another conversation: keys need no clearing, since its length says which are its own."""
@@ -139,7 +141,9 @@ class InputLayer(LinearAttentionLayer):
         self.cache, self.state = cache, state
         self.has_previous_state[0] = True
 
-    def update_conv_state(self, conv_states: torch.Tensor, state_idx: int = 0, **kwargs: Any) -> torch.Tensor:
+    def update_conv_state(
+        self, conv_states: torch.Tensor, state_idx: int = 0, conv_kernel_size: int | None = None, **kwargs: Any
+    ) -> torch.Tensor:
         """Chunks (1, H, T) with their gaps filled by what the convolution saw before each."""
         cache, kernel = self.cache, self.state.shape[2]
         conv_states[0, :, cache.gap_G] = self.state[cache.gap_slot_G, :, cache.gap_from_G].T.to(conv_states.dtype)
