@@ -4,9 +4,9 @@
 
 A model decodes episodes, token by token through caches; then the packed forward pass of training reads them. Twice:
 both in fp32, and the rollout in bf16 before a training pass in fp32, which stands in for engines that compute
-differently. For each, right behind the rollout and after one iteration of the recipe's distillation (its minibatches,
-its learning rate, a teacher that is the same model trained further), with the router free and with the rollout's
-experts replayed, in the updates too:
+differently. For each, right behind the rollout, after one update and after one iteration of the recipe's distillation
+(its minibatches, its learning rate, a teacher that is the same model trained further), with the router free and with
+the rollout's experts replayed, in the updates too:
 
     experts    share of (token, layer) whose set of experts is not the rollout's; of tokens, in any layer
     |Δ|        log-probability of a sampled token, training less rollout: mean, largest, mean square
@@ -24,7 +24,7 @@ import copy
 import platform
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,12 @@ def main() -> None:
         for replay in (False, True):
             model.load_state_dict(weights)
             rows.append(compared(start, config, parts, replay) | {"rollout": precision, "updates": 0})
-            facts[f"update_seconds_replay_{replay}"] = updated(start, teacher, config, parts, replay)
-            updates = config.distill.updates
-            rows.append(compared(start, config, parts, replay) | {"rollout": precision, "updates": updates})
+            seconds = 0.0
+            for done, took in updated(start, teacher, config, parts, replay):
+                seconds += took
+                if done in (1, config.distill.updates):
+                    rows.append(compared(start, config, parts, replay) | {"rollout": precision, "updates": done})
+            facts[f"updates_{precision}_replay_{replay}_seconds".lower()] = round(seconds, 2)
     show(rows)
     if options.out:
         said = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
@@ -149,33 +152,34 @@ def sampled(
     """Episodes with their experts, and what they took with recording and without."""
     tasks = [t.task for world in WORLDS for t in made(DOMAINS[world], HORIZONS, episodes, config.seed + 1)]
     seconds, rolled = {}, []
-    for recorded in (False, True):
-        policy = LocalPolicy(start, config.machine.rollout_batch)
+    for recorded in (False, False, True):  # the first has to warm up
+        policy = LocalPolicy(start, config.machine.rollout_batch, precision=precision)
         policy.records_experts = recorded
         began = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            rolled = rollout(DOMAINS, tasks, policy, config.budget, TEMPERATURE, config.seed)
+        rolled = rollout(DOMAINS, tasks, policy, config.budget, TEMPERATURE, config.seed)
         seconds["recorded" if recorded else "plain"] = round(time.perf_counter() - began, 2)
     return rolled, seconds
 
 
-def updated(start: Checkpoint, teacher: Teacher, config: Config, parts: Sequence[Trajectory], replay: bool) -> float:
-    """One iteration's updates of the recipe's distillation at its full learning rate; seconds without the scoring."""
+def updated(
+    start: Checkpoint, teacher: Teacher, config: Config, parts: Sequence[Trajectory], replay: bool
+) -> Iterator[tuple[int, float]]:
+    """One iteration's updates of the recipe's distillation at its full learning rate: how many are done, and the
+    seconds of each."""
     model = start.model
-    teachers = [Teacher(name, teacher.checkpoint) for name in {t.task.domain for t in parts}]
-    router = Router(teachers, sorted({t.domain for t in teachers}), start.tokenizer.get_vocab())
+    teachers = [Teacher(name, teacher.checkpoint) for name in sorted({t.task.domain for t in parts})]
+    router = Router(teachers, [t.domain for t in teachers], start.tokenizer.get_vocab())
     never = LocalPolicy(start, 1).never
     scores = router.score(parts, config.distill.top_k, never, config.machine)
     optimizer = Optimizer(model, config.distill.optim, config.distill.updates * config.distill.iterations)
     optimizer.done = round(optimizer.steps * config.distill.optim.warmup)  # behind the warm-up
     experts = Experts(model, RouterConfig(balance=0.0, z=0.0, replay=replay))
-    model.train()
-    began = time.perf_counter()
-    for batch in minibatches(parts, config.distill.updates, config.seed):
-        chosen = [parts[i] for i in batch]
+    for done, batch in enumerate(minibatches(parts, config.distill.updates, config.seed), 1):
+        model.train()
+        chosen, began = [parts[i] for i in batch], time.perf_counter()
         optimizer.step(losses(model, chosen, [scores[i] for i in batch], config.machine, Watch(), experts))
-    model.eval()
-    return round(time.perf_counter() - began, 2)
+        model.eval()
+        yield done, time.perf_counter() - began
 
 
 @torch.no_grad()

@@ -22,10 +22,12 @@ from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Trajectory, read_trajectories, write_trajectories
 from openhorizon.config import DistillConfig, GrpoConfig, RouterConfig
 from openhorizon.losses.balance import load_balance, router_z, shares
+from openhorizon.model import ragged
 from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.routing import UNKNOWN, probabilities, recording, replaying, routers
-from openhorizon.model.sampler import LocalPolicy
+from openhorizon.model.rows import Row
+from openhorizon.model.sampler import CACHE_BYTES, LocalPolicy, cache_token_bytes
 from openhorizon.train import experts as experts_module
 from openhorizon.train import supervised
 from openhorizon.train.distillation import distil
@@ -363,10 +365,11 @@ def test_experts_stay_off_the_disk(tiny: Callable[..., Checkpoint], tmp_path: An
 
 
 def rolled(
-    checkpoint: Checkpoint, count: int = 10, domain: CountDomain | None = None, context: int = 256
+    checkpoint: Checkpoint, count: int = 10, domain: CountDomain | None = None, context: int = 256, how: str = "ragged"
 ) -> list[Trajectory]:
-    policy = LocalPolicy(checkpoint, 4)
-    policy.records_experts = True
+    token_bytes = cache_token_bytes(checkpoint.model.config, 4)
+    policy = LocalPolicy(checkpoint, 4, 256 * token_bytes if how == "little room" else CACHE_BYTES)
+    policy.records_experts, policy.ragged = True, how != "lock-step"
     budget = replace(BUDGET, context_tokens=context)
     return rollout({"count": domain or CountDomain()}, tasks(count, 3), policy, {"count": budget}, 1.0, 0)
 
@@ -378,9 +381,22 @@ def learned(fresh: Callable[[int], Checkpoint]) -> Checkpoint:
     return checkpoint
 
 
-def test_a_rollouts_experts_are_those_of_the_whole_sequence(fresh: Callable[[int], Checkpoint]) -> None:
-    checkpoint = learned(fresh)
-    found = rolled(checkpoint)
+@pytest.mark.parametrize("how", ["ragged", "lock-step", "little room"])
+def test_a_rollouts_experts_are_those_of_the_whole_sequence(
+    fresh: Callable[[int], Checkpoint], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read in chunks or token by token, read again after a slot was lost."""
+    checkpoint, again = learned(fresh), list[Row]()
+    forget = Row.forget
+
+    def watched(row: Row) -> None:
+        again.append(row)
+        forget(row)
+
+    monkeypatch.setattr(Row, "forget", watched)
+    monkeypatch.setattr(ragged, "LADDER", (64, 1.5))
+    found = rolled(checkpoint, how=how)
+    assert bool(again) == (how == "little room")
     assert any(t.tool_calls for t in found)
     differ = count = 0
     for trajectory in found:

@@ -35,8 +35,7 @@ class Turn:
     """One message. ``ids`` are the token ids exactly as generated (assistant) or as fed (others): text is never
     re-tokenised. ``logprobs`` has one entry an id for turns a policy sampled, else it is empty. ``experts`` is what the
     policy's routers chose at each id, int16 of shape (ids, layers, experts a token), -1 where an id was never read;
-    only where training replays it, and never on disk: it serves the updates right behind its rollout and is several
-    times as large as all else."""
+    only where training replays it, and never on disk: it serves the updates right behind its rollout."""
 
     role: Literal["prompt", "assistant", "tool"]
     text: str
