@@ -37,6 +37,17 @@ def test_grpo_as_in_section_4_2(config: Config) -> None:
         assert grpo.optim.schedule == "constant" and grpo.dynamic_sampling
 
 
+def test_small_profiles_leave_the_routers_alone(config: Config) -> None:
+    """LFM2-MoE has no auxiliary loss of its own, and the published results were made without one."""
+    assert (config.router.balance, config.router.z, config.router.replay) == (0.0, 0.0, False)
+
+
+def test_routers_as_in_their_sources(tmp_path: Path) -> None:
+    """0.01: Switch Transformers, 1e-3: ST-MoE, replay: R3."""
+    router = merged("h200", tmp_path).router
+    assert (router.balance, router.z, router.replay) == (0.01, 0.001, True)
+
+
 def test_group_of_eight_in_the_default_profile(tmp_path: Path) -> None:
     assert {teacher.grpo.group for teacher in merged("laptop", tmp_path).teach.values()} == {8}
 

@@ -1,14 +1,18 @@
-"""Lock-step decoding against one conversation at a time, read whole, by the plain forward pass."""
+"""Both ways of decoding against one conversation at a time, read whole, by the plain forward pass, and each other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
 
+from openhorizon.model import ragged, slots
 from openhorizon.model.load import Checkpoint
-from openhorizon.model.sampler import LocalPolicy
+from openhorizon.model.rows import DRAWN_AT_ONCE, Row
+from openhorizon.model.sampler import LocalPolicy, cache_token_bytes
 
 
 class Scripted:
@@ -100,3 +104,132 @@ def test_sampling_follows_the_distribution(tiny: Callable[..., Checkpoint]) -> N
     expected = probabilities[top].item()
     seen = sum(talk.ids[2] == top for talk in talks) / 2000
     assert abs(seen - expected) < 4 * (expected * (1 - expected) / 2000) ** 0.5
+
+
+def long_conversations(context_tokens: int = 500) -> list[Scripted]:
+    """Observations of 1 to 160 tokens, so that some are read in one pass and others in several, past what is written
+    between them."""
+    made = []
+    for n in range(9):
+        prompt = [20 + (11 * n + i) % 200 for i in range(2 + 31 * n)]
+        observations = [[30 + (n + 3 * i + t) % 180 for i in range(1 + 53 * ((n + t) % 4))] for t in range(n % 5)]
+        made.append(Scripted(500 + n, prompt, observations, 7, context_tokens))
+    return made
+
+
+def talked(policy: LocalPolicy, temperature: float, in_chunks: bool) -> list[Scripted]:
+    policy.ragged = in_chunks
+    talks = long_conversations()
+    policy.converse(talks, temperature, lambda done, total: None)
+    return talks
+
+
+def test_the_cache_layers_choose_the_way(tiny: Callable[..., Checkpoint]) -> None:
+    assert LocalPolicy(tiny("qwen3_moe"), 4).ragged
+    assert LocalPolicy(tiny("lfm2_moe"), 4).ragged
+    linear = AutoConfig.for_model("qwen3_next", num_hidden_layers=4)
+    sliding = AutoConfig.for_model("mistral", num_hidden_layers=2, sliding_window=64)
+    assert not slots.fits(linear) and not slots.fits(sliding)
+
+
+@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("read_tokens", [24, 4096])
+def test_reading_in_chunks_equals_lock_step_and_the_plain_forward(
+    tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch, temperature: float, read_tokens: int, family: str
+) -> None:
+    monkeypatch.setattr(ragged, "READ_TOKENS", read_tokens)
+    checkpoint = tiny(family)
+    chunks = talked(LocalPolicy(checkpoint, 4), temperature, True)
+    steps = talked(LocalPolicy(checkpoint, 4), temperature, False)
+    never = LocalPolicy(checkpoint, 4).never
+    for one, other in zip(chunks, steps, strict=True):
+        assert one.ids == other.ids and one.complete == other.complete
+        with torch.no_grad():
+            logits = checkpoint.model(input_ids=torch.tensor([one.ids]), use_cache=False).logits[0]
+        logprobs = torch.log_softmax(logits.masked_fill(never, -torch.inf) / (temperature or 1.0), dim=-1)
+        assert one.sampled
+        for (index, mine), (same, theirs) in zip(one.sampled, other.sampled, strict=True):
+            assert index == same
+            assert mine == pytest.approx(theirs, abs=1e-5)
+            assert mine == pytest.approx(logprobs[index - 1, one.ids[index]].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe"])
+def test_little_memory_changes_nothing_but_speed(tiny: Callable[..., Checkpoint], family: str) -> None:
+    """Room for two rows of a whole context: rows leave when the longest need their place, and read again."""
+    checkpoint = tiny(family)
+    room = 2 * 512 * cache_token_bytes(checkpoint.model.config, 4)
+    plenty, little = long_conversations(), long_conversations()
+    LocalPolicy(checkpoint, 9).converse(plenty, 0.8, lambda done, total: None)
+    left, largest = [], []
+    policy = LocalPolicy(checkpoint, 9, room)
+    leave, resize = ragged.RaggedBatch._leave, slots.SlotCache.resize
+
+    def noted(batch: ragged.RaggedBatch, slot: int) -> Row:
+        left.append(batch.live[slot].over)
+        return leave(batch, slot)
+
+    def measured(cache: slots.SlotCache, rows: int, capacity: int, live: int) -> None:
+        largest.append(rows * capacity)
+        resize(cache, rows, capacity, live)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ragged.RaggedBatch, "_leave", noted)
+        patch.setattr(slots.SlotCache, "resize", measured)
+        policy.converse(little, 0.8, lambda done, total: None)
+    assert [talk.ids for talk in plenty] == [talk.ids for talk in little]
+    assert left.count(False) > 0, "no row had to leave: the test tests nothing"
+    assert max(largest) <= 2 * 512
+
+
+@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe"])
+def test_memory_without_room_for_one_conversation_is_refused(tiny: Callable[..., Checkpoint], family: str) -> None:
+    policy = LocalPolicy(tiny(family), 4, cache_bytes=1000)
+    with pytest.raises(ValueError, match=r"500 tokens needs .* GiB of keys and values"):
+        policy.converse(long_conversations(), 1.0, lambda done, total: None)
+
+
+def test_progress_counts_every_conversation(tiny: Callable[..., Checkpoint]) -> None:
+    for family in ("lfm2_moe", "qwen3_moe"):
+        told: list[tuple[int, int]] = []
+        LocalPolicy(tiny(family), 4).converse(conversations(), 1.0, lambda done, total: told.append((done, total)))  # noqa: B023
+        assert told == [(n, 7) for n in range(1, 8)]
+
+
+def test_bf16_stays_close_to_fp32(tiny: Callable[..., Checkpoint]) -> None:
+    """Same tokens are not to be had from half the digits: the log-probabilities of what was written are compared with
+    the plain forward pass under the same autocast."""
+    checkpoint = tiny("qwen3_moe")
+    policy = LocalPolicy(checkpoint, 4, precision="bf16")
+    talks = long_conversations()
+    policy.converse(talks, 1.0, lambda done, total: None)
+    errors = []
+    for talk in talks:
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = checkpoint.model(input_ids=torch.tensor([talk.ids]), use_cache=False).logits[0].float()
+        logprobs = torch.log_softmax(logits.masked_fill(policy.never, -torch.inf), dim=-1)
+        errors += [abs(logprobs[index - 1, talk.ids[index]].item() - logprob) for index, logprob in talk.sampled]
+    assert np.median(errors) < 0.05
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_reading_in_chunks_on_a_gpu(tiny: Callable[..., Checkpoint]) -> None:
+    checkpoint = tiny("qwen3_moe", 3)
+    here = talked(LocalPolicy(checkpoint, 4), 0.0, True)
+    checkpoint.model.cuda()
+    try:
+        there = talked(LocalPolicy(checkpoint, 4), 0.0, True)
+        low = LocalPolicy(checkpoint, 4, precision="bf16")
+        low.converse(long_conversations(), 0.8, lambda done, total: None)
+    finally:
+        checkpoint.model.cpu()
+    same = sum(one.ids == other.ids for one, other in zip(here, there, strict=True))
+    assert same >= len(here) - 1, "more than a tie apart"
+
+
+def test_the_stream_of_numbers_does_not_depend_on_how_it_is_drawn() -> None:
+    row = Row(Scripted(42, [1], [], 1, 10_000))
+    whole = np.random.Generator(np.random.Philox(42)).random(3 * DRAWN_AT_ONCE)
+    for position in (0, 5, DRAWN_AT_ONCE, 2 * DRAWN_AT_ONCE + 7, 3):
+        assert row.uniform(position) == whole[position]

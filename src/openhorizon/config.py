@@ -111,6 +111,16 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class RouterConfig:
+    """What training does with a mixture's routers, in every training stage; a dense model has none. A coefficient
+    holds for each mixture layer's loss, as in its source."""
+
+    balance: float  # of the load-balancing loss (losses/balance.py); 0: none
+    z: float  # of the router z loss; 0: none
+    replay: bool  # updates on a rollout take the experts that the rollout took (model/routing.py)
+
+
+@dataclass(frozen=True)
 class BaseConfig:
     """Tokenizer and base model: short horizons only, so that later stages have something to lengthen."""
 
@@ -205,7 +215,8 @@ class MachineConfig:
     device: Literal["cpu", "cuda"]
     threads: int  # of one stage
     stages: int  # independent stages at once
-    rollout_batch: int
+    rollout_batch: int  # conversations at once, fewer where their keys and values need more than
+    cache_gib: float  # which on a GPU is at most most of its free memory
     precision: Literal["fp32", "bf16"]  # of matrix products; weights, losses and optimizer are fp32
     row_tokens: int  # of a packed row, or its longest sample's
     micro_tokens: int  # whose graph is held at once: an update goes through its batch in such parts
@@ -221,6 +232,7 @@ class Config:
     generate: dict[str, GenerateConfig]
     budget: dict[str, BudgetConfig]
     model: ModelConfig
+    router: RouterConfig
     base: BaseConfig
     sft: SftConfig
     teach: dict[str, TeachConfig]
@@ -304,6 +316,9 @@ def _check(config: Config, where: str) -> None:
     from openhorizon.domains import DOMAINS
 
     _check_model(config.model, f"{where}:model")
+    for key in ("balance", "z"):
+        if getattr(config.router, key) < 0:
+            raise ValueError(f"{where}:router.{key}: {getattr(config.router, key)} is less than 0")
     for name in config.domains:
         known = sorted({domain.name for domain in DOMAINS.values()})
         if name not in known:

@@ -168,6 +168,8 @@ def parameters(config: Config, stage: str, target: str | None = None) -> dict[st
     blocks: dict[str, Any] = {"profile": config.profile, "seed": config.seed, "machine": config.machine}
     if stage == "base":
         blocks["model"] = config.model
+    if stage in ("base", "sft", "teach", "distill"):
+        blocks["router"] = config.router
     return dict(_flat(blocks | {stage: chosen}))
 
 

@@ -19,6 +19,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from openhorizon.agent.compaction import with_memory
 from openhorizon.agent.render import Renderer, read_action
 from openhorizon.agent.trajectory import Status, Trajectory, Turn
@@ -41,6 +44,10 @@ class Conversation(Protocol):
         """Take a generated turn; ``complete`` is False where a budget ran out (``ids`` may be empty then: what the last
         reply returned did not fit). Returns the ids to read before the
         next turn, or None when the episode is over."""
+
+    def routed(self, experts: npt.NDArray[np.int16]) -> None:
+        """Take what a mixture's routers chose at each id of this context that was read, (ids, layers, experts a token).
+        Called once a context, when it is over, by a policy that records it."""
 
 
 class Policy(Protocol):
@@ -69,6 +76,7 @@ class Episode:
         self.max_calls = allowed_calls(budget, task.horizon) if domain.tools else 0
         self.environment = open_environment(domain, task)
         self.turns = list[Turn]()
+        self.experts = list[npt.NDArray[np.int16]]()  # of each context, where the policy records them
         self._begin(task.prompt, self._rendered(task.prompt))
         self.answer: Answer | None = None
         self.status: Status | None = None
@@ -102,6 +110,9 @@ class Episode:
         self.used += len(ids) + len(fed)
         return None if self._renewed() else fed
 
+    def routed(self, experts: npt.NDArray[np.int16]) -> None:
+        self.experts.append(experts)
+
     def _rendered(self, prompt: str) -> list[int]:
         return self.renderer.prompt(self.domain.system, self.domain.tools_for(self.task), prompt)
 
@@ -132,7 +143,8 @@ class Episode:
     def trajectory(self) -> Trajectory:
         assert self.status is not None, "the policy left a conversation unfinished"
         answer = self.answer.text if self.answer else None
-        return Trajectory(self.task, tuple(self.turns), answer, self.status, self.verdict, self.policy, self.own_seed)
+        made = Trajectory(self.task, tuple(self.turns), answer, self.status, self.verdict, self.policy, self.own_seed)
+        return made.with_experts(self.experts) if self.experts else made
 
 
 def allowed_calls(budget: BudgetConfig, horizon: int) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -31,7 +33,10 @@ class Status(StrEnum):
 @dataclass(frozen=True)
 class Turn:
     """One message. ``ids`` are the token ids exactly as generated (assistant) or as fed (others): text is never
-    re-tokenised. ``logprobs`` has one entry an id for turns a policy sampled, else it is empty."""
+    re-tokenised. ``logprobs`` has one entry an id for turns a policy sampled, else it is empty. ``experts`` is what the
+    policy's routers chose at each id, int16 of shape (ids, layers, experts a token), -1 where an id was never read;
+    only where training replays it, and never on disk: it serves the updates right behind its rollout and is several
+    times as large as all else."""
 
     role: Literal["prompt", "assistant", "tool"]
     text: str
@@ -39,6 +44,7 @@ class Turn:
     logprobs: tuple[float, ...] = ()
     evidence: tuple[str, ...] = ()
     error: bool = False
+    experts: npt.NDArray[np.int16] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,29 @@ class Trajectory:
     def logprobs(self) -> list[float]:
         """Sampling log-probabilities aligned with ``ids``; 0.0 on tokens that were not sampled."""
         return [turn.logprobs[i] if turn.logprobs else 0.0 for turn in self.turns for i in range(len(turn.ids))]
+
+    @property
+    def experts(self) -> npt.NDArray[np.int16] | None:
+        """What the routers chose, aligned with ``ids``: (ids, layers, experts a token); None where nobody recorded."""
+        known = next((turn.experts for turn in self.turns if turn.experts is not None), None)
+        if known is None:
+            return None
+        unknown = [np.full((len(turn.ids), *known.shape[1:]), -1, np.int16) for turn in self.turns]
+        return np.concatenate([u if t.experts is None else t.experts for t, u in zip(self.turns, unknown, strict=True)])
+
+    def with_experts(self, contexts: Sequence[npt.NDArray[np.int16]]) -> Trajectory:
+        """The same with what was recorded in each of its contexts, for the ids that were read there (a policy never
+        reads the last that it writes)."""
+        turns = list[Turn]()
+        for context, experts in zip(self.contexts, contexts, strict=True):
+            at = 0
+            for turn in context.turns:
+                own = np.full((len(turn.ids), *experts.shape[1:]), -1, np.int16)
+                found = experts[at : at + len(own)]
+                own[: len(found)] = found
+                at += len(own)
+                turns.append(replace(turn, experts=own))
+        return replace(self, turns=tuple(turns))
 
     @property
     def tool_calls(self) -> int:
@@ -224,6 +253,10 @@ def _task(text: str) -> Task:
     return Task(**value)
 
 
+def _turn_json(turn: Turn) -> dict[str, Any]:
+    return {key: value for key, value in asdict(replace(turn, experts=None)).items() if key != "experts"}
+
+
 def _to_row(trajectory: Trajectory) -> dict[str, Any]:
     task, verdict = trajectory.task, trajectory.verdict
     return {
@@ -231,7 +264,7 @@ def _to_row(trajectory: Trajectory) -> dict[str, Any]:
         "domain": task.domain,
         "id": task.id,
         "horizon": task.horizon,
-        "turns": json.dumps([asdict(turn) for turn in trajectory.turns], ensure_ascii=False),
+        "turns": json.dumps([_turn_json(turn) for turn in trajectory.turns], ensure_ascii=False),
         "answer": trajectory.answer,
         "status": trajectory.status.value,
         "passed": verdict.passed,

@@ -51,8 +51,9 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     if config.base.tokens:
         chosen = [t for trajectories in short.values() for t in trajectories]
         samples = [s for t in chosen for s in render_contexts(renderer, DOMAINS, t, config.model.max_tokens)]
+        seed = derive(config.seed, "base")
         figures |= fit(
-            model, samples, config.base.tokens, config.base.optim, derive(config.seed, "base"), config.machine, log
+            model, samples, config.base.tokens, config.base.optim, seed, config.machine, log, router=config.router
         ) | sizes(chosen, samples)  # fmt: skip
     with replace_dir(stage_dir("base")) as folder:
         save_checkpoint(model, tokenizer, folder)

@@ -9,7 +9,7 @@ from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
 from openhorizon.model.load import load_checkpoint, load_teacher, save_checkpoint
-from openhorizon.model.sampler import LocalPolicy
+from openhorizon.model.sampler import local_policy
 from openhorizon.seeds import derive
 from openhorizon.train.distillation import distil
 from openhorizon.train.router import Router
@@ -31,7 +31,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         ]
         for name in config.domains
     }
-    policy = LocalPolicy(student, config.machine.rollout_batch)
+    policy = local_policy(student, config.machine)
     figures = distil(
         policy,
         router,
@@ -42,6 +42,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         derive(config.seed, "distill"),
         config.machine,
         log,
+        config.router,
     )
     with replace_dir(stage_dir("distill")) as folder:
         save_checkpoint(student.model, student.tokenizer, folder)

@@ -30,7 +30,14 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     limit = config.model.max_tokens
     samples = [s for t in demonstrations for s in render_contexts(start.renderer, DOMAINS, t, limit)]
     figures = fit(
-        start.model, samples, config.sft.tokens, config.sft.optim, derive(config.seed, "sft"), config.machine, log
+        start.model,
+        samples,
+        config.sft.tokens,
+        config.sft.optim,
+        derive(config.seed, "sft"),
+        config.machine,
+        log,
+        router=config.router,
     )
     with replace_dir(stage_dir("sft")) as folder:
         save_checkpoint(start.model, start.tokenizer, folder)

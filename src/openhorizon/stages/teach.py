@@ -17,7 +17,7 @@ from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
 from openhorizon.model.load import load_checkpoint, save_checkpoint
-from openhorizon.model.sampler import LocalPolicy
+from openhorizon.model.sampler import local_policy
 from openhorizon.seeds import derive
 from openhorizon.train.reinforcement import group_advantage, papo_advantage, reinforce
 from openhorizon.train.supervised import fit, sizes
@@ -35,7 +35,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     recipe, budget = config.teach[target], config.budget[target]
     seed = derive(config.seed, "teach", target)
     start = load_checkpoint(checkpoint_dir(recipe.init), config.machine)
-    policy = LocalPolicy(start, config.machine.rollout_batch)
+    policy = local_policy(start, config.machine)
     prompts = read_tasks(stage_dir("generate", target) / "prompts.parquet")
     validation = prompts[: recipe.validation]
     training = [task for task in prompts[recipe.validation :] if task.horizon <= recipe.grpo.max_horizon]
@@ -57,13 +57,23 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     limit = config.model.max_tokens
     samples = [s for t in demonstrations for s in render_contexts(start.renderer, DOMAINS, t, limit)]
     figures = fit(
-        model, samples, recipe.tokens, recipe.sft_optim, derive(seed, "sft"), config.machine, log, prefix="sft_"
+        model, samples, recipe.tokens, recipe.sft_optim, derive(seed, "sft"), config.machine, log, "sft_", config.router
     )
     candidates["sft"] = (validate("SFT"), copy.deepcopy(model.state_dict()))
     reference = copy.deepcopy(model).requires_grad_(False)
     advantage = ADVANTAGES[recipe.advantage](recipe.process_weight)
     figures |= reinforce(
-        policy, reference, DOMAINS, training, budget, recipe.grpo, advantage, derive(seed, "grpo"), config.machine, log
+        policy,
+        reference,
+        DOMAINS,
+        training,
+        budget,
+        recipe.grpo,
+        advantage,
+        derive(seed, "grpo"),
+        config.machine,
+        log,
+        config.router,
     )
     candidates["grpo"] = (validate("GRPO"), copy.deepcopy(model.state_dict()))
     kept = max(candidates, key=lambda name: candidates[name][0])  # the earliest of equals

@@ -18,19 +18,19 @@ from transformers import PreTrainedModel
 
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory
-from openhorizon.config import BudgetConfig, DistillConfig, MachineConfig
+from openhorizon.config import BudgetConfig, DistillConfig, MachineConfig, RouterConfig
 from openhorizon.domains.base import Domain, Task
 from openhorizon.losses.chunked import by_chunks
 from openhorizon.losses.reduce import domain_weights
 from openhorizon.losses.sva import sva
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive, rng
+from openhorizon.train.experts import UNTOUCHED, Experts
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import (
     micro_batches,
     output_layer,
     pack_trajectories,
-    packed_hidden,
     trained_tokens,
 )
 from openhorizon.train.router import Router
@@ -52,11 +52,14 @@ def distil(
     seed: int,
     machine: MachineConfig,
     log: StageLog,
+    routers: RouterConfig = UNTOUCHED,
 ) -> dict[str, float]:
     """Train the policy's model in place, on ``prompts`` by domain in the worlds ``domains``. Returns the last
     iteration's figures."""
     model = policy.checkpoint.model
     optimizer = Optimizer(model, config.optim, config.iterations * config.updates)
+    experts = Experts(model, routers)
+    policy.records_experts = routers.replay
     streams = {name: prompt_stream(prompts[name], derive(seed, "prompts", name)) for name in prompts}
     figures: dict[str, float] = {}
     for iteration in range(config.iterations):
@@ -73,13 +76,15 @@ def distil(
         for batch in minibatches(trajectories, config.updates, derive(seed, "minibatches", iteration)):
             watch = Watch()
             chosen = [trajectories[i] for i in batch]
-            step = optimizer.step(losses(model, chosen, [scores[i] for i in batch], machine, watch))
+            step = optimizer.step(losses(model, chosen, [scores[i] for i in batch], machine, watch, experts))
             for key, value in (step | watch.figures()).items():
                 totals.setdefault(key, []).append(value)
         figures |= {key: sum(values) / len(values) for key, values in totals.items()}
+        curves, worst = experts.health()
+        figures |= worst
         tokens = sum(len(t.ids) for t in trajectories)
         log.tokens(tokens)
-        log.metrics(iteration, **figures)
+        log.metrics(iteration, **figures, **curves)
         success = sum(figures[f"success@{name}"] for name in prompts) / len(prompts)
         log.progress(iteration + 1, config.iterations, f"loss {figures['loss']:.4f}, rollout success {success:.2f}")
     model.eval()
@@ -146,9 +151,13 @@ def losses(
     scores: Sequence[TeacherScores],
     machine: MachineConfig,
     watch: Watch,
+    experts: Experts | None = None,
 ) -> Iterator[torch.Tensor]:
-    """SVA by sample, domain and over domains, in parts that add up to it: one micro-batch's graph at a time."""
+    """SVA by sample, domain and over domains (and the routers' auxiliary losses), in parts that add up to it: one
+    micro-batch's graph at a time."""
     head, device = output_layer(model, machine), model.device
+    experts = experts or Experts(model, UNTOUCHED)
+    update_tokens = sum(len(trajectory.ids) for trajectory in trajectories)
     names = sorted({t.task.domain for t in trajectories})
     domain_S = torch.tensor([names.index(t.task.domain) for t in trajectories])
     weight_S = domain_weights(domain_S, torch.tensor([trained_tokens(t) for t in trajectories])).to(device)
@@ -159,9 +168,10 @@ def losses(
         support_NK = torch.cat([scores[i].support_NK for i in order]).to(device)
         teacher_NK = torch.cat([scores[i].logprobs_NK for i in order]).to(device)
         tail_N = torch.cat([scores[i].tail_mass_N for i in order])
-        hidden_NH = packed_hidden(model, packed, machine)
-        loss_N, rho_N = by_chunks(head, hidden_NH, model.config.vocab_size, sva, support_NK, teacher_NK)
-        yield (loss_N * weight_S[sample_N.to(device)]).sum()
+        with experts.replayed(packed, [trajectories[i] for i in part]):
+            hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens)
+            loss_N, rho_N = by_chunks(head, hidden_NH, model.config.vocab_size, sva, support_NK, teacher_NK)
+            yield (loss_N * weight_S[sample_N.to(device)]).sum() + auxiliary
         turn_N = torch.cat([_turn_of_tokens(trajectories[i]) for i in order]).clamp(max=LOGGED_TURNS).to(device)
         domain_N = domain_S[sample_N].to(device)
         for d, name in enumerate(names):

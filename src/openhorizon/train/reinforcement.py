@@ -10,13 +10,14 @@ from transformers import PreTrainedModel
 
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory
-from openhorizon.config import BudgetConfig, GrpoConfig, MachineConfig
+from openhorizon.config import BudgetConfig, GrpoConfig, MachineConfig, RouterConfig
 from openhorizon.domains.base import Domain, Task
 from openhorizon.losses.chunked import by_chunks
 from openhorizon.losses.grpo import group_advantages, grpo, papo_advantages
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
 from openhorizon.train.distillation import minibatches, prompt_stream, rollout_figures
+from openhorizon.train.experts import UNTOUCHED, Experts
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import (
     micro_batches,
@@ -68,6 +69,7 @@ def reinforce(
     seed: int,
     machine: MachineConfig,
     log: StageLog,
+    router: RouterConfig = UNTOUCHED,
 ) -> dict[str, float]:
     """Train the policy's model in place on one domain's prompts; ``domains`` is by world, ``reference`` is the frozen
     model of the KL term.
@@ -76,6 +78,8 @@ def reinforce(
     """
     model = policy.checkpoint.model
     optimizer = Optimizer(model, config.optim, config.iterations * config.updates)
+    experts = Experts(model, router)
+    policy.records_experts = router.replay
     name = prompts[0].domain
     stream = prompt_stream(prompts, derive(seed, "prompts"))
     figures: dict[str, float] = {}
@@ -111,9 +115,13 @@ def reinforce(
         )
         if trained:
             order = derive(seed, "order", iteration)
-            figures |= _update(optimizer, model, reference, policy.never, trained, advantages, config, order, machine)
+            figures |= _update(
+                optimizer, model, experts, reference, policy.never, trained, advantages, config, order, machine
+            )
+        curves, worst = experts.health()
+        figures |= worst
         log.tokens(sum(len(t.ids) for t in rolled))
-        log.metrics(iteration, **figures)
+        log.metrics(iteration, **figures, **curves)
         log.progress(
             iteration + 1, config.iterations, f"grpo reward {figures['reward']:.2f}, dead {dead}/{config.prompts}"
         )
@@ -124,6 +132,7 @@ def reinforce(
 def _update(
     optimizer: Optimizer,
     model: PreTrainedModel,
+    experts: Experts,
     reference: PreTrainedModel,
     never_V: torch.Tensor,
     trajectories: Sequence[Trajectory],
@@ -160,6 +169,7 @@ def _update(
         """Of one micro-batch at a time: a graph is freed before the next is built."""
         chosen = [trajectories[i] for i in batch]
         trainable = sum(trained_tokens(t) for t in chosen)
+        update_tokens = sum(len(t.ids) for t in chosen)
         for part in micro_batches(chosen, micro_tokens):
             packed = pack_trajectories(model, [chosen[i] for i in part], machine)
             targets_N = packed.ids_RT[packed.train_RT].to(model.device)
@@ -171,11 +181,12 @@ def _update(
                 hidden_NH = packed_hidden(reference, packed, machine)
                 (reference_N,) = by_chunks(output_layer(reference, machine), hidden_NH, vocabulary, said, targets_N)
             rows = (targets_N, old_N, reference_N, advantage_S[sample_N].to(model.device))
-            hidden_NH = packed_hidden(model, packed, machine)
-            loss_N, *health = by_chunks(output_layer(model, machine), hidden_NH, vocabulary, clipped, *rows)
-            for name, values in zip(("clip_fraction", "kl", "entropy"), health, strict=True):
-                totals.setdefault(name, []).append(values.mean().item())
-            yield loss_N.sum() / trainable
+            with experts.replayed(packed, [chosen[i] for i in part]):
+                hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens)
+                loss_N, *health = by_chunks(output_layer(model, machine), hidden_NH, vocabulary, clipped, *rows)
+                for name, values in zip(("clip_fraction", "kl", "entropy"), health, strict=True):
+                    totals.setdefault(name, []).append(values.mean().item())
+                yield loss_N.sum() / trainable + auxiliary
 
     for batch in minibatches(trajectories, config.updates, seed):
         for name, value in optimizer.step(losses(batch)).items():

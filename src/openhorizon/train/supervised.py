@@ -9,16 +9,16 @@ import torch
 from transformers import PreTrainedModel
 
 from openhorizon.agent.trajectory import Status, Trajectory
-from openhorizon.config import MachineConfig, OptimConfig
+from openhorizon.config import MachineConfig, OptimConfig, RouterConfig
 from openhorizon.losses.chunked import by_chunks
 from openhorizon.losses.nll import nll
 from openhorizon.seeds import rng
+from openhorizon.train.experts import UNTOUCHED, Experts
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import (
     micro_batches,
     output_layer,
     pack_trajectories,
-    packed_hidden,
     trained_tokens,
 )
 
@@ -35,6 +35,7 @@ def fit(
     machine: MachineConfig,
     log: StageLog,
     prefix: str = "",
+    router: RouterConfig = UNTOUCHED,
 ) -> dict[str, float]:
     """Train ``model`` in place for ``tokens`` tokens (epochs as needed, each reshuffled). Returns the run's figures.
 
@@ -45,12 +46,16 @@ def fit(
         raise ValueError("no trajectories to train on; lower max_horizon or generate more")
     steps = max(round(tokens / optim.batch_tokens), 1)
     optimizer = Optimizer(model, optim, steps)
+    experts = Experts(model, router)
     batches = _batches(trajectories, optim.batch_tokens, seed)
     model.train()
-    seen, recent = 0, 0.0
+    seen, recent, worst = 0, 0.0, dict[str, float]()
     for step in range(steps):
         batch = next(batches)
-        result = optimizer.step(losses(model, batch, machine))
+        result = optimizer.step(losses(model, batch, machine, experts))
+        if experts.due(step, steps):
+            curves, worst = experts.health()
+            result |= curves
         tokens_now = sum(len(t.ids) for t in batch)
         seen += tokens_now
         recent = result["loss"] if step == 0 else 0.9 * recent + 0.1 * result["loss"]
@@ -59,19 +64,24 @@ def fit(
         log.progress(step + 1, steps, f"{prefix}loss {recent:.3f}, {seen / 1e6:.2f}M tokens")
     model.eval()
     epoch_tokens = sum(len(t.ids) for t in trajectories)
-    return {f"{prefix}final_loss": recent, f"{prefix}steps": steps, f"{prefix}epochs": seen / epoch_tokens}
+    figures = {"final_loss": recent, "steps": steps, "epochs": seen / epoch_tokens} | worst
+    return {f"{prefix}{name}": value for name, value in figures.items()}
 
 
-def losses(model: PreTrainedModel, batch: Sequence[Trajectory], machine: MachineConfig) -> Iterator[torch.Tensor]:
-    """The mean NLL over the batch's trainable tokens, in parts that add up to it: one micro-batch's graph at a time."""
-    head = output_layer(model, machine)
+def losses(
+    model: PreTrainedModel, batch: Sequence[Trajectory], machine: MachineConfig, experts: Experts | None = None
+) -> Iterator[torch.Tensor]:
+    """The mean NLL over the batch's trainable tokens (and the routers' auxiliary losses), in parts that add up to it:
+    one micro-batch's graph at a time."""
+    head, experts = output_layer(model, machine), experts or Experts(model, UNTOUCHED)
+    update_tokens = sum(len(trajectory.ids) for trajectory in batch)
     trainable = sum(trained_tokens(trajectory) for trajectory in batch)
     for part in micro_batches(batch, machine.micro_tokens):
         packed = pack_trajectories(model, [batch[i] for i in part], machine)
         targets_N = packed.ids_RT[packed.train_RT].to(model.device)
-        hidden_NH = packed_hidden(model, packed, machine)
+        hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens)
         (loss_N,) = by_chunks(head, hidden_NH, model.config.vocab_size, _nll, targets_N)
-        yield loss_N.sum() / trainable
+        yield loss_N.sum() / trainable + auxiliary
 
 
 def _nll(logits_CV: torch.Tensor, targets_C: torch.Tensor) -> tuple[torch.Tensor]:
