@@ -95,6 +95,34 @@ def test_a_number_that_would_make_no_data_is_named(
     assert f"generate.search.{key}: {value!r}" in refusal(tmp_path, params)
 
 
+UPCYCLE = {
+    "route": "identical", "experts": 8, "top_k": 2, "expert_width": None, "symmetry": "noise", "strength": 0.05,
+    "router_std": 0.02,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"upcycle": UPCYCLE}, "model.upcycle: is for a checkpoint"),
+        ({"rope": {"type": "yarn", "factor": 8}}, "model.rope: is for a checkpoint"),
+        ({"source": "smollm2", "rope": {"type": "yarn", "factor": 1}}, "model.rope.factor: 1.0"),
+        ({"source": "smollm2", "rope": {"type": "dynamic", "factor": 8}}, "model.rope.type: 'dynamic'"),
+        ({"source": "smollm2", "upcycle": UPCYCLE | {"top_k": 9}}, "model.upcycle.top_k: 9 of 8"),
+        ({"source": "smollm2", "upcycle": UPCYCLE | {"strength": 0}}, "model.upcycle.strength: 0.0"),
+        ({"source": "smollm2", "upcycle": UPCYCLE | {"symmetry": "drop", "strength": 1.5}}, "model.upcycle.strength"),
+        ({"source": "smollm2", "upcycle": UPCYCLE | {"router_std": 0.0}}, "model.upcycle.router_std"),
+        ({"source": "smollm2", "upcycle": UPCYCLE | {"expert_width": 16}}, "model.upcycle.expert_width"),
+        ({"max_tokens": 0}, "model.max_tokens: 0"),
+    ],
+)
+def test_a_start_that_cannot_be_is_named(
+    tmp_path: Path, params: dict[str, Any], changes: dict[str, Any], said: str
+) -> None:
+    params["model"] |= changes
+    assert said in refusal(tmp_path, params)
+
+
 def test_an_unknown_domain_is_named_with_those_that_exist(tmp_path: Path, params: dict[str, Any]) -> None:
     params["domains"].append("cooking")
     said = refusal(tmp_path, params)

@@ -87,6 +87,12 @@ def test_the_moe_on_disk_computes_what_the_dense_model_does(
     assert after.config.model_type == FAMILIES[family, route] and after.config.tie_word_embeddings == tied
 
 
+@pytest.mark.parametrize(("family", "route"), [("llama", "identical"), ("qwen3", "identical"), ("qwen3", "shared")])
+def test_heads_keep_a_width_of_their_own(family: str, route: Route) -> None:
+    before = dense(family, head_dim=16)  # hidden / heads is 8
+    assert distance(logits(upcycle(before, recipe(route), 0), tokens()), logits(before, tokens())) < 1e-5
+
+
 def test_routers_are_small_random_and_seeded() -> None:
     models = [upcycle(dense(), recipe(router_std=0.05), seed) for seed in (0, 0, 1)]
     routers = [model.get_decoder().layers[1].mlp.gate.weight for model in models]
