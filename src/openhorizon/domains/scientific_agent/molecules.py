@@ -15,8 +15,8 @@ does, when the stage before it is closed.
 House rules and hits are said once and needed for good: what is not noted must be found again in a long past. The
 verifier compares what was submitted with the measured values of the whole pool, and asks that everything was assayed
 that had to be. The answer names every best hit with its measured value: an id alone stands in the first list of
-candidates, its value in an assay report only. Budgets are smaller than pools, so that what to assay must be judged; the reference is a strategy that
-sees no more than a policy (``chemist``), and a stage on which it fails is never proposed.
+candidates, its value in an assay report only. Budgets are smaller than pools, so that what to assay must be judged; the
+reference is a strategy that sees no more than a policy (``chemist``), and a stage on which it fails is never proposed.
 
 The horizon is the number of calls of that strategy, to the last: stages are drawn and tried until they add up.
 Compounds are of one split each, by hash, and predictions learn from training compounds that no library holds.
