@@ -317,7 +317,7 @@ def test_the_same_trajectories_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_how_many_rows_are_packed_at_once_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept loose saves memory alone: also where rows of a group are packed in many parts, and none at its end."""
+    """Also where the rows of a group are packed in many parts, with none left at its end."""
     trajectories = [wandering(seed) for seed in range(40)]
     monkeypatch.setattr(store, "ROWS", 64)
     for loose in (10**6, 64, 7, 1):
