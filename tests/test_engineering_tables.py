@@ -337,7 +337,7 @@ def judged(first: int = 0) -> Iterator[str]:
         skipped = seed % len(calls)
         node, _, score = right.text.rpartition(" ")
         for kind, kept, given in (
-            ("wrong answer", calls, Answer(f"{node} {float(score) + 1:.5g}")),
+            ("wrong answer", calls, Answer(f"{node} {2 * float(score) + 1:.5g}")),
             ("missing evidence", [call for call in calls if call.name != "read_notes"], right),
             ("skipped step", calls[:skipped] + calls[skipped + 1 :], right),
             ("shortcut", calls[:1], right),

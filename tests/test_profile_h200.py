@@ -1,5 +1,5 @@
 """Every horizon that profile h200 asks for is one that its worlds can serve: tasks are proposed, solved and judged by
-all five rules, as the real stage does it. What it costs is the length of its trajectories, hence `slow`."""
+all five rules, as the real stage does it. What it costs is the length of its trajectories, hence `slow` or `long`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from openhorizon.stages.generate import regions
 
 FOLDER = Path(__file__).parents[1] / "profiles"
 TASKS = 2  # of each world, horizon and part
+LONG = ("engineering",)  # runs every script of a trajectory in the sandbox, twice
 REFUSALS = 20  # in a row, proposals that gave no task among them: a region worse than that is none
 
 
@@ -28,8 +29,10 @@ def h200() -> Config:
     return config
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", h200().domains)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.long if name in LONG else pytest.mark.slow) for name in h200().domains],
+)
 def test_every_world_serves_every_horizon_it_is_asked_for(name: str) -> None:
     config = h200()
     wanted, calls = config.generate[name], partial(allowed_calls, config.budget[name])
