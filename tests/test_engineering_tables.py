@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -304,7 +306,7 @@ def test_the_score_line_is_read_strictly() -> None:
 
 
 @pytest.mark.long
-def test_many_references_are_accepted_and_corruptions_refused() -> None:
+def test_many_references_are_accepted_and_every_skipped_step_is_refused() -> None:
     accepted = refused = 0
     for seed in range(80):
         task = DOMAIN.propose(random.Random(seed), "heldout" if seed % 4 == 0 else "train", 6 + seed % 12, seed)
@@ -319,3 +321,31 @@ def test_many_references_are_accepted_and_corruptions_refused() -> None:
             refused += 2
         assert not DOMAIN.verify(task, environment, Answer("Answer: n0, cv rmse 1")).passed
     assert accepted >= 40 and refused >= 800
+
+
+def judged(first: int = 0) -> Iterator[str]:
+    """Tasks of 5 to 8 calls, a quarter of them held out: the reference of each must be accepted, and what four kinds of
+    corruption make of it refused. Yields the id of each task that did so."""
+    for seed in itertools.count(first):
+        task = DOMAIN.propose(random.Random(seed), "heldout" if seed % 4 == 0 else "train", 5 + seed // 4 % 4, seed)
+        if task is None:
+            continue
+        environment, right = reference(task)
+        verdict = DOMAIN.verify(task, environment, right)
+        assert verdict.passed and len(environment.steps) == task.horizon and right.text == task.reference, task.id
+        calls = [step.call for step in environment.steps]
+        skipped = seed % len(calls)
+        node, _, score = right.text.rpartition(" ")
+        for kind, kept, given in (
+            ("wrong answer", calls, Answer(f"{node} {2 * float(score) + 1:.5g}")),
+            ("missing evidence", [call for call in calls if call.name != "read_notes"], right),
+            ("skipped step", calls[:skipped] + calls[skipped + 1 :], right),
+            ("shortcut", calls[:1], right),
+        ):
+            assert not DOMAIN.verify(task, replay(task, kept), given).passed, (task.id, kind)
+        yield task.id
+
+
+@pytest.mark.long
+def test_a_thousand_references_are_accepted_and_their_corruptions_refused() -> None:
+    assert len(set(itertools.islice(judged(), 1000))) == 1000

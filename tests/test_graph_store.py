@@ -316,6 +316,17 @@ def test_the_same_trajectories_give_the_same_bytes(tmp_path: Path) -> None:
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
 
+def test_how_many_rows_are_packed_at_once_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the rows of a group are packed in many parts, with none left at its end."""
+    trajectories = [wandering(seed) for seed in range(40)]
+    monkeypatch.setattr(store, "ROWS", 64)
+    for loose in (10**6, 64, 7, 1):
+        monkeypatch.setattr(store, "LOOSE", loose)
+        write(tmp_path / f"{loose}", trajectories)
+    for file in sorted((tmp_path / "1").iterdir()):
+        assert len({(tmp_path / f"{loose}" / file.name).read_bytes() for loose in (10**6, 64, 7, 1)}) == 1, file.name
+
+
 def test_shards_merge_into_what_one_writer_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trajectories = [wandering(seed) for seed in range(60)]
     whole = write(tmp_path / "whole", trajectories)

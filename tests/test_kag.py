@@ -24,9 +24,10 @@ from openhorizon.domains.base import (
     Tool,
     Verdict,
 )
-from openhorizon.kag import rules, selfplay
+from openhorizon.kag import fingerprints, rules, selfplay
+from openhorizon.kag.fingerprints import Fingerprints
 from openhorizon.kag.rules import Answers
-from openhorizon.kag.selfplay import Bounds, Fingerprints, Memory, Outcome, Part, SelfPlay
+from openhorizon.kag.selfplay import Bounds, Memory, Outcome, Part, SelfPlay
 from openhorizon.kag.solve import DIED, Episode, ExpertSolver, play, survive
 from openhorizon.kag.steer import Region, SolveRates, Turns
 
@@ -300,13 +301,13 @@ def test_the_same_task_is_never_accepted_twice() -> None:
 
 
 def test_fingerprints_are_a_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selfplay, "PENDING", 7)
-    drawn = [random.Random(i % 60).getrandbits(64) for i in range(200)]
+    monkeypatch.setattr(fingerprints, "PENDING", 7)
+    drawn = [random.Random(random.Random(i).randrange(900)).getrandbits(64) for i in range(2000)]
     found, plain = Fingerprints(), set[int]()
     for value in drawn:
         assert found.add(value) == (value not in plain)
         plain.add(value)
-    assert len(found) == len(plain)
+    assert len(found) == len(plain) > 400 and len(found._runs) < 6
 
 
 def test_barred_prompts_and_pairs_are_dropped() -> None:

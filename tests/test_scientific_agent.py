@@ -30,6 +30,8 @@ from openhorizon.domains.scientific_agent.instruments import DESCRIPTORS, GROUPS
 from openhorizon.domains.scientific_agent.laboratory import TOOLS, Laboratory
 from openhorizon.domains.scientific_agent.molecules import LIBRARY, SHORTEST, MoleculesDomain
 from openhorizon.domains.scientific_agent.regression import FEATURES, predict
+from openhorizon.kag.rules import no_shortcut
+from openhorizon.kag.solve import play
 from openhorizon.sandbox import SandboxUnavailable, open_workspace
 
 SHORT, NATURAL = CampaignDomain(), MoleculesDomain()
@@ -376,7 +378,7 @@ def test_a_thousand_natural_references_and_as_many_corruptions(sandbox: None) ->
 
 
 def test_natural_corruptions_are_refused(natural: list[Task]) -> None:
-    assert sum(corrupt(task) for task in natural[::2]) >= 7 * 24
+    assert sum(corrupt(task) for task in natural[::2]) >= 9 * 24
 
 
 def corrupt(task: Task) -> int:
@@ -393,6 +395,8 @@ def corrupt(task: Task) -> int:
     wrong = [next(key for key in environment.library.compounds if key not in right), *right[1:]]
     episodes: list[tuple[list[Call], Answer | None]] = [
         (calls, Answer("Answer: M-000")),
+        (calls, Answer(re.sub(r"(M-\d+) [^;]+", r"\1", answer.text))),  # ids without their values
+        (calls, Answer(re.sub(r"\S+$", "123456.5", answer.text))),  # another value of the last one
         (calls, None),
         ([], answer),
         ([call for call in calls if call.name in ("read_brief", "submit")], answer),
@@ -409,12 +413,31 @@ def corrupt(task: Task) -> int:
     return len(episodes)
 
 
+def test_an_answer_may_round_and_say_more(natural: list[Task]) -> None:
+    task = next(task for task in natural if len(task.state["stages"]) > 1)
+    environment, _ = solve(NATURAL, task, random.Random(0), 0.0, task.horizon)
+    environment.close()
+    hits = [named.split() for named in task.reference.removeprefix("Answer: ").split("; ")]
+    rounded = [f"{key.lower()} ({float(value):.4g} K)" for key, value in hits]
+    assert NATURAL.verify(task, environment, Answer(f"The hits. Answer: {', '.join(rounded)}.")).passed
+    assert not NATURAL.verify(task, environment, Answer(f"Answer: {', '.join(rounded[::-1])}")).passed
+    assert not NATURAL.verify(task, environment, Answer(f"Answer: {', '.join([*rounded, 'M-001 1'])}")).passed
+
+
+def test_the_shortest_campaign_has_no_shortcut(natural: list[Task]) -> None:
+    """Its answer is not to be read off the list of candidates, which is its second observation."""
+    for task in natural:
+        if task.horizon == SHORTEST:
+            reference = play(NATURAL, task, task.seed, 0.0, task.horizon)
+            assert reference.verdict.passed and not no_shortcut(NATURAL, reference, ())
+
+
 def test_the_truth_is_what_a_scan_of_all_compounds_finds(natural: list[Task]) -> None:
     """Stages without an origin, against a plain reading of the measured data."""
     checked = 0
     for task in natural:
         library = Laboratory(task, TOOLS).library.compounds
-        hits = task.reference.removeprefix("Answer: ").split("; ")
+        hits = [named.split()[0] for named in task.reference.removeprefix("Answer: ").split("; ")]
         bans: list[str] = []
         bounds: list[tuple[str, str, float]] = []
         for stage, hit in zip(task.state["stages"], hits, strict=True):

@@ -15,18 +15,15 @@ Without noise the expert's episode is the reference solution itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.domains.base import Domain, EnvironmentDied, Split, Task, Verdict
+from openhorizon.kag.fingerprints import Fingerprints, digest
 from openhorizon.kag.rules import (
     Answers,
     evidence_covering,
@@ -45,7 +42,6 @@ BESIDE_RULES = ("solve rate", DIED, UNREACHED)  # refused by no rule either
 TRIED = "tried"  # no refusal: an episode that only measures how often the solver succeeds
 WARM_UP = 100  # tasks drawn before a yield says anything
 DIED_IN_ROW = 10  # episodes; more of them mean that the world does not work here at all
-PENDING = 65_536  # fingerprints kept as a set before they are sorted in
 
 
 @dataclass(frozen=True)
@@ -86,31 +82,6 @@ class Part:
     @property
     def split(self) -> Split:
         return "heldout" if self.name == "heldout" else "train"
-
-
-class Fingerprints:
-    """A set of 64-bit numbers at eight bytes each, and a little."""
-
-    def __init__(self) -> None:
-        self._sorted: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
-        self._pending: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._sorted) + len(self._pending)
-
-    def add(self, value: int) -> bool:
-        """Whether it was new."""
-        if value in self._pending:
-            return False
-        at = int(np.searchsorted(self._sorted, np.uint64(value)))
-        if at < len(self._sorted) and int(self._sorted[at]) == value:
-            return False
-        self._pending.add(value)
-        if len(self._pending) >= PENDING:
-            fresh = np.fromiter(self._pending, np.uint64, len(self._pending))
-            self._sorted = np.union1d(self._sorted, fresh)
-            self._pending.clear()
-        return True
 
 
 @dataclass
@@ -381,7 +352,7 @@ def _refusal(episode: Episode, has_tools: bool) -> tuple[str, str]:
 def fingerprint(task: Task) -> int:
     """Two tasks with one fingerprint are duplicates: same prompt and same world."""
     text = json.dumps([task.world, task.prompt, task.state], sort_keys=True)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return digest(text)
 
 
 def to_trajectory(outcome: Outcome) -> Trajectory:

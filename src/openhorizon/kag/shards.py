@@ -9,14 +9,15 @@ Everything is written as it comes, so that memory does not grow with the data. A
 
 from __future__ import annotations
 
-import hashlib
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -34,9 +35,9 @@ from openhorizon.domains.base import Domain, Task
 from openhorizon.kag import store
 from openhorizon.kag.decontaminate import merge_reports
 from openhorizon.kag.describe import Description
+from openhorizon.kag.fingerprints import Fingerprints, digest
 from openhorizon.kag.selfplay import (
     TRIED,
-    Fingerprints,
     Memory,
     Outcome,
     PartName,
@@ -55,7 +56,7 @@ class ShardWriter:
     def __init__(self, folder: Path, worlds: Mapping[str, Domain], heldout: Iterable[Task]) -> None:
         self._folder, self._worlds, self._stack = folder, worlds, ExitStack()
         self._tally, self._described, self._disjoint = Tally(), Description(), Disjoint(heldout)
-        self._marks: dict[str, list[int]] = {"demonstrations": [], "prompts": []}
+        self._marks = {name: array("Q") for name in ("demonstrations", "prompts")}
 
     def __enter__(self) -> Self:
         self._accepted = self._stack.enter_context(TrajectoryWriter(self._folder / "demonstrations.parquet"))
@@ -91,7 +92,7 @@ class ShardWriter:
     def finish(self, memory: Memory, contamination: Mapping[str, Any]) -> None:
         """Write what was counted."""
         for name, values in self._marks.items():
-            table = pa.table({"fingerprint": pa.array(values, pa.uint64())})
+            table = pa.table({"fingerprint": pa.array(np.asarray(values, np.uint64))})
             pq.write_table(table, self._folder / f"{name}.marks.parquet")
         self._tally.write(self._folder / "tally.json")
         written = {
@@ -169,8 +170,7 @@ class Disjoint:
         if found:
             raise ValueError(f"training and held-out tasks overlap: task {task.id}: {', '.join(found)}")
         for pair in task.entity_pairs:
-            digest = hashlib.sha256("\x1f".join(pair).encode()).digest()
-            self._train_pairs.add(int.from_bytes(digest[:8], "big"))
+            self._train_pairs.add(digest("\x1f".join(pair)))
 
     def report(self) -> dict[str, int]:
         """How much the splits share, by kind: nothing, or ``add`` would have raised."""

@@ -8,8 +8,9 @@ records.parquet       trajectory, step, state (list of node ids), action, observ
 Ids are row numbers. Names that repeat are dictionary-encoded, ids delta-encoded, and abilities one string of names
 (", " between them) of which there are at most 31. docs/kag.md has every column and a worked example.
 
-Memory: a writer holds one row group of each table and the names of corpus items, verifiers and trajectories; merging
-holds in addition the new ids of one part's nodes. Reading leaves texts on disk until they are asked for.
+Memory: a writer holds one row group of each table, the names of corpus items and verifiers, and eight bytes of every
+trajectory's; merging holds in addition the new ids of one part's nodes. Reading leaves texts on disk until they are
+asked for.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from openhorizon.agent.trajectory import Trajectory
+from openhorizon.kag.fingerprints import Fingerprints, digest
 from openhorizon.kag.graph import ABILITIES, EDGE_KINDS, NODE_KINDS, Record, of_trajectory
 
 ROWS, CHARACTERS = 1 << 17, 1 << 25  # of one row group: whichever is reached first
+LOOSE = 1 << 12  # rows that are kept as Python objects, many times as large as Arrow's columns
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _SCHEMAS = {
     "trajectories": pa.schema(
@@ -81,7 +84,7 @@ class GraphWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._stack = folder, ExitStack()
-        self._names: set[str] = set()
+        self._names = Fingerprints()
         self._shared: dict[str, int] = {}  # id of a corpus item or verifier → its number
         self._next = 0
 
@@ -103,9 +106,8 @@ class GraphWriter:
         """
         task = trajectory.task
         name, number = f"{task.id}/{trajectory.seed}", len(self._names)
-        if name in self._names:
+        if not self._names.add(digest(name)):
             raise ValueError(f"trajectory {name}: twice in one graph")
-        self._names.add(name)
         part = of_trajectory(name, trajectory)
         verdict, status = trajectory.verdict, trajectory.status.value
         self._tables["trajectories"].row(
@@ -143,7 +145,7 @@ def merge(folders: Sequence[Path], target: Path) -> None:
     Raises:
         ValueError: a table is missing or damaged, or two parts have a trajectory of one name.
     """
-    names: set[str] = set()
+    names = Fingerprints()
     shared: dict[tuple[str, str, str], int] = {}
     count = 0
     with ExitStack() as stack:
@@ -153,9 +155,8 @@ def merge(folders: Sequence[Path], target: Path) -> None:
             first = len(names)
             for batch in files["trajectories"].iter_batches():
                 for name in batch.column("name").to_pylist():
-                    if name in names:
+                    if not names.add(digest(name)):
                         raise ValueError(f"{folder}: trajectory {name} is in another part, too")
-                    names.add(name)
                 tables["trajectories"].table(_replaced(batch, id=_plus(batch, "id", first)))
             number = np.empty(files["nodes"].metadata.num_rows, dtype=np.int64)  # old id → new id
             for batch in files["nodes"].iter_batches():
@@ -312,6 +313,8 @@ class _Table:
 
     def row(self, values: tuple[Any, ...], characters: int = 0) -> None:
         self._rows.append(values)
+        if len(self._rows) >= LOOSE:
+            self._pack()
         self._grown(1, characters)
 
     def table(self, batch: pa.RecordBatch) -> None:
@@ -323,15 +326,20 @@ class _Table:
         if self._size >= ROWS or self._characters >= CHARACTERS:
             self._flush()
 
-    def _flush(self) -> None:
+    def _pack(self) -> None:
+        """Turn the loose rows into columns."""
         if self._rows:
             columns = zip(*self._rows, strict=True)
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, self._schema, strict=True)]
             self._tables.append(pa.Table.from_arrays(arrays, schema=self._schema))
+            self._rows = []
+
+    def _flush(self) -> None:
+        self._pack()
         if self._tables:
             whole = pa.concat_tables(self._tables).unify_dictionaries().combine_chunks()
             self._writer.write_table(whole, row_group_size=max(whole.num_rows, 1))
-        self._rows, self._tables, self._size, self._characters = [], [], 0, 0
+        self._tables, self._size, self._characters = [], 0, 0
 
     def close(self) -> None:
         self._flush()

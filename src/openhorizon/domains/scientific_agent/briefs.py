@@ -85,6 +85,11 @@ def write_bounds(bounds: Sequence[Bound]) -> str:
     return " and ".join(f"{name} {side} {limit:g}" for name, side, limit in bounds)
 
 
+def write_value(value: float) -> str:
+    """A measured value as assay reports show it."""
+    return f"{value:.7g}"
+
+
 def pair_of(cas: str) -> tuple[str, str]:
     """What decides a compound's split: no compound is in the libraries of both."""
     return ("molecule", cas)

@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from openhorizon.domains.base import Answer, Call, Expert, Observation
+from openhorizon.domains.scientific_agent.briefs import write_value
 from openhorizon.domains.scientific_agent.laboratory import CLOSED, MOST_DESCRIBED, MOST_PREDICTED
 
 ALSO = ("MolWt", "HeavyAtomCount", "MolLogP", "TPSA", "NumHDonors", "RingCount")  # looked at besides what is asked
@@ -42,7 +43,7 @@ _SAVED = re.compile(r"Saved as (\S+\.csv)\.")
 _VALUE = re.compile(r"Measured value: (" + _REAL + ")")
 _NOTED_BAN = re.compile(r"House rule: exclude (\S+)")
 _NOTED_RULE = re.compile(r"House rule: (\w+) (at most|at least) (" + _REAL + ")")
-_NOTED_HIT = re.compile(r"Hit of stage (\d+): (M-\d{3})")
+_NOTED_HIT = re.compile(r"Hit of stage (\d+): (M-\d{3})(?: (" + _REAL + "))?")
 
 Bound = tuple[str, str, str]
 Saying = Generator[Call, Observation, str]
@@ -55,7 +56,7 @@ class Memory:
 
     bans: tuple[str, ...]
     rules: tuple[Bound, ...]
-    hits: dict[str, str]
+    hits: dict[str, tuple[str, str]]  # of a stage: the best compound, and its measured value or ""
 
 
 def expert(prompt: str, rng: random.Random, noise: float) -> Expert:
@@ -92,7 +93,7 @@ class Chemist:
         bans, rules = (*memory.bans, *new_bans), (*memory.rules, *new_rules)
         goal, near = _GOAL.search(brief), _NEAR.search(brief)
         if near:
-            hits = yield from self._near(near, memory.hits[near["origin"]], bans, rules, budget)
+            hits = yield from self._near(near, memory.hits[near["origin"]][0], bans, rules, budget)
         else:
             assert goal, f"no goal: {brief}"
             hits = yield from self._best(goal, bans, rules, budget)
@@ -100,8 +101,9 @@ class Chemist:
         # What was not found is made up for with anything: a stage is closed, right or wrong.
         spare = (f"M-{i:03d}" for i in range(1, 99) if f"M-{i:03d}" not in [key for key, _ in hits])
         best = [key for key, _ in hits] + [next(spare) for _ in range(count - len(hits))]
-        lines = [f"Hit of stage {number}: {best[0]}"]
-        lines += [f"Measured: {', '.join(f'{key} {value:g}' for key, value in hits)}."] if hits else ["Not measured."]
+        measured = [f"{key} {write_value(value)}" for key, value in hits]
+        lines = [f"Hit of stage {number}: {(measured or best)[0]}"]
+        lines += [f"Measured: {', '.join(measured)}."] if hits else ["Not measured."]
         lines += [f"House rule: exclude {smarts}" for smarts in new_bans]
         lines += [f"House rule: {' '.join(bound)}" for bound in new_rules]
         thought = "I note the hit" + (
@@ -112,8 +114,8 @@ class Chemist:
 
     def conclude(self) -> Generator[Call, Observation, Answer]:
         hits = read_notes((yield from self.do("notebook_read", "The hits of all stages are in my notebook."))).hits
-        named = "; ".join(hits[number] for number in sorted(hits, key=int))
-        return Answer(f"Answer: {named}", "These are the best hits, stage by stage.")
+        named = "; ".join(" ".join(hits[number]).strip() for number in sorted(hits, key=int))
+        return Answer(f"Answer: {named}", "These are the best hits with their values, stage by stage.")
 
     def _best(self, goal: re.Match[str], bans: Sequence[str], rules: Sequence[Bound], budget: int) -> Finding:
         """Screen the pool, rank it by prediction, assay the top; with enough budget, fit again half-way."""
@@ -226,7 +228,8 @@ class Chemist:
 
 def read_notes(text: str) -> Memory:
     """What the expert's own entries say."""
-    return Memory(tuple(_NOTED_BAN.findall(text)), tuple(_NOTED_RULE.findall(text)), dict(_NOTED_HIT.findall(text)))
+    hits = {number: (key, value) for number, key, value in _NOTED_HIT.findall(text)}
+    return Memory(tuple(_NOTED_BAN.findall(text)), tuple(_NOTED_RULE.findall(text)), hits)
 
 
 def write_filter(files: Sequence[str], bounds: Sequence[Bound]) -> str:

@@ -21,6 +21,7 @@ from openhorizon.domains.scientific_agent.briefs import (
     stage_from_json,
     truth,
     write_brief,
+    write_value,
 )
 from openhorizon.domains.scientific_agent.instruments import DESCRIPTORS, descriptor, matches
 from openhorizon.domains.scientific_agent.regression import literature_sums, predict
@@ -182,8 +183,8 @@ class Laboratory(Environment):
 
     def _brief(self, said: str) -> Observation:
         if self.stage is None:
-            text = f"{CLOSED} Answer with the best hit of every stage, in the order of the stages."
-            return Observation(said + text, (f"{self.campaign}/end",))
+            text = "Answer with the best hit of every stage and its measured value, in the order of the stages."
+            return Observation(f"{said}{CLOSED} {text}", (f"{self.campaign}/end",))
         return Observation(said + write_brief(self.stage, self.number), (f"{self.campaign}/brief {self.number}",))
 
     def _search(self, values: dict[str, Any]) -> Observation:
@@ -264,7 +265,7 @@ class Laboratory(Environment):
         left = f" Assays left in stage {self.number}: {self._left(stage)} of {stage.budget}." if stage else ""
         text = (
             f"Assay report. Sample {key}: {molecule.name} (CAS {molecule.cas}, {molecule.formula}).\n"
-            f"Property: {known}. Measured value: {molecule.measured[known]:.7g}{unit}.{left}"
+            f"Property: {known}. Measured value: {write_value(molecule.measured[known])}{unit}.{left}"
         )
         return Observation(text, (f"{self.campaign}/{known} of {key}",))
 

@@ -14,8 +14,9 @@ does, when the stage before it is closed.
 
 House rules and hits are said once and needed for good: what is not noted must be found again in a long past. The
 verifier compares what was submitted with the measured values of the whole pool, and asks that everything was assayed
-that had to be. Budgets are smaller than pools, so that what to assay must be judged; the reference is a strategy that
-sees no more than a policy (``chemist``), and a stage on which it fails is never proposed.
+that had to be. The answer names every best hit with its measured value: an id alone stands in the first list of
+candidates, its value in an assay report only. Budgets are smaller than pools, so that what to assay must be judged; the
+reference is a strategy that sees no more than a policy (``chemist``), and a stage on which it fails is never proposed.
 
 The horizon is the number of calls of that strategy, to the last: stages are drawn and tried until they add up.
 Compounds are of one split each, by hash, and predictions learn from training compounds that no library holds.
@@ -25,7 +26,9 @@ What differs from the paper: it names MatTools and MolBench as models; the campa
 
 from __future__ import annotations
 
+import math
 import random
+import re
 from collections.abc import Sequence
 
 from openhorizon.domains.base import Answer, Domain, Environment, Expert, Split, Task, Verdict, split_of
@@ -37,6 +40,7 @@ from openhorizon.domains.scientific_agent.briefs import (
     pair_of,
     stock,
     truth,
+    write_value,
 )
 from openhorizon.domains.scientific_agent.chemist import Chemist, expert
 from openhorizon.domains.scientific_agent.instruments import GROUPS, descriptor
@@ -53,7 +57,10 @@ RULE = 0.5  # chance that a stage brings a house rule
 NEAR = 0.3  # chance that a later stage starts from an earlier hit
 BOUNDED = ("MolWt", "HeavyAtomCount", "TPSA", "NumRotatableBonds", "FractionCSP3", "MolLogP", "RingCount")
 WIDE = ("", "", "oxygen", "ring", "aromatic")
+EXACT = 1e-3  # relative: what a value in an answer may be off, for those who round it
 BANNED = ("nitro", "halogen", "sulfur", "nitrile", "amide", "acid", "aldehyde", "alkyne")
+
+_NAMED = re.compile(r"(M-\d{3})[\s(:=,]+(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.IGNORECASE)
 
 
 class MoleculesDomain(Domain):
@@ -62,7 +69,8 @@ class MoleculesDomain(Domain):
     system = (
         "You run a screening campaign over a library of organic compounds with the tools. Stages are revealed "
         "one by one: read the brief, find what it asks for within the assay budget, submit it. Keep house rules "
-        "and hits in the notebook. At the end answer with the ids of the best hits, such as Answer: M-001; M-002."
+        "and hits in the notebook. At the end answer with the best hits and their measured values, such as "
+        "Answer: M-001 354.2; M-002 -0.71."
     )
     tools = TOOLS
 
@@ -83,7 +91,7 @@ class MoleculesDomain(Domain):
             prompt=(
                 f"Screening campaign {campaign[1]}. The library holds {len(library)} compounds, M-001 to "
                 f"M-{len(library):03d}. Work off the stages one by one, starting with the brief, until all are closed; "
-                "then answer with the best hit of every stage, in the order of the stages."
+                "then answer with the best hit of every stage and its measured value, in the order of the stages."
             ),
             horizon=horizon,
             seed=seed,
@@ -104,17 +112,14 @@ class MoleculesDomain(Domain):
 
     def verify(self, task: Task, environment: Environment, answer: Answer | None) -> Verdict:
         """Passed: every stage's submission is what the measured data say, all that had to be assayed was, and the
-        answer
-        names the best hits in order."""
+        answer names the best hits and their values in order."""
         assert isinstance(environment, Laboratory)
         rubric = {}
         for i, right in enumerate(environment.truths):
             given = environment.submitted[i] if i < len(environment.submitted) else ()
             rubric[f"stage {i + 1}"] = set(given) == set(right.hits) and given[0] == right.hits[0]
         missing = sorted(set(task.evidence) - environment.consulted())
-        named = answer.text.rsplit("Answer:", 1)[-1].replace(",", ";").rstrip(". ").split(";") if answer else []
-        wanted = task.reference.removeprefix("Answer: ").split("; ")
-        rubric |= {"evidence": not missing, "answer": [part.strip() for part in named] == wanted}
+        rubric |= {"evidence": not missing, "answer": answer is not None and _same(answer.text, task.reference)}
         wrong = next((item for item, met in rubric.items() if not met), "")
         if answer is None:
             reason = "no answer was given"
@@ -127,6 +132,14 @@ class MoleculesDomain(Domain):
         else:
             reason = "every stage is right and rests on assays"
         return Verdict(not wrong and answer is not None, sum(rubric.values()) / len(rubric), reason, rubric)
+
+
+def _same(given: str, wanted: str) -> bool:
+    """Whether both name the same hits in one order, with the same values; what else is said does not count."""
+    mine, right = (_NAMED.findall(text.rsplit("Answer:", 1)[-1]) for text in (given, wanted))
+    return [key.upper() for key, _ in mine] == [key for key, _ in right] and all(
+        math.isclose(float(a), float(b), rel_tol=EXACT) for (_, a), (_, b) in zip(mine, right, strict=True)
+    )
 
 
 class _Draw:
@@ -151,18 +164,20 @@ class _Draw:
                 left -= cost
         finally:
             self.laboratory.close()
-        campaign, compounds = self.task.state["campaign"], self.laboratory.library.compounds
+        campaign, library = self.task.state["campaign"], self.laboratory.library
+        found: list[str] = []
         evidence = [f"{campaign}/brief {i}" for i in range(1, len(self.stages) + 1)]
         pairs = list(self.task.entity_pairs)
         for stage, right in zip(self.stages, self.truths, strict=True):
             evidence += [f"{campaign}/{stage.known} of {key}" for key in right.needed]
-            pairs += [pair_of(compounds[key].cas) for key in right.needed]
+            pairs += [pair_of(library.compounds[key].cas) for key in right.needed]
+            found.append(f"{right.hits[0]} {write_value(library.value(right.hits[0], stage.known))}")
         return Task(
             **{
                 **vars(self.task),
                 "state": {**self.task.state, "stages": [stage.to_json() for stage in self.stages]},
                 "evidence": tuple(dict.fromkeys([*evidence, f"{campaign}/end"])),
-                "reference": f"Answer: {'; '.join(right.hits[0] for right in self.truths)}",
+                "reference": f"Answer: {'; '.join(found)}",
                 "entity_pairs": tuple(dict.fromkeys(pairs)),
             }
         )
