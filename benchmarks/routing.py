@@ -25,25 +25,25 @@ import platform
 import re
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from student import Said, untrained
 from tokens import made
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from openhorizon.agent.render import Renderer, render_trajectory
+from openhorizon.agent.render import render_trajectory
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.artifacts import read_json, write_json
 from openhorizon.config import Config, RouterConfig, load
 from openhorizon.domains import DOMAINS
 from openhorizon.model.attention import SEGMENTS
-from openhorizon.model.load import Checkpoint, Teacher, load_checkpoint, new_model, place
+from openhorizon.model.load import Checkpoint, Teacher, load_checkpoint, place
 from openhorizon.model.routing import recording, routers
 from openhorizon.model.sampler import LocalPolicy
-from openhorizon.model.tokenizer import train_tokenizer
-from openhorizon.seeds import derive
 from openhorizon.train.distillation import Watch, losses, minibatches
 from openhorizon.train.experts import Experts, packed_experts
 from openhorizon.train.optim import Optimizer
@@ -53,7 +53,6 @@ from openhorizon.train.supervised import fit
 
 WORLDS, HORIZONS = ("search", "science", "tool_calling"), (1, 2, 3, 4, 6, 8)
 DEMONSTRATIONS = 150  # a world and horizon
-VOCABULARY = 1280
 TEMPERATURE = 1.0
 
 
@@ -112,20 +111,9 @@ def main() -> None:
         write_json(options.out, kept | {options.name: machine | size | facts | {"rows": rows}})
 
 
-class Said:
-    """What a training loop uses of a log."""
-
-    def metrics(self, step: int, **values: float) -> None: ...
-    def tokens(self, count: int) -> None: ...
-
-    def progress(self, done: int, total: int, note: str = "") -> None:
-        if done % 50 == 0 or done == total:
-            print(f"training: {done}/{total} {note}", flush=True)
-
-
 def trained(config: Config, found: Sequence[Trajectory], tokens: int, deep: bool) -> Checkpoint:
-    texts = [text for t in found for text in (DOMAINS[t.task.world].system, *(turn.text for turn in t.turns))]
-    tokenizer = train_tokenizer(texts, VOCABULARY, config.model.max_tokens)
+    student = untrained(config, found, config.seed)
+    tokenizer = student.tokenizer
     if deep:
         torch.manual_seed(0)
         model: Any = MixtralForCausalLM._from_config(
@@ -137,12 +125,10 @@ def trained(config: Config, found: Sequence[Trajectory], tokens: int, deep: bool
             ),
             attn_implementation=SEGMENTS,
         )  # fmt: skip
-    else:
-        model = new_model(config.model, tokenizer, derive(config.seed, "weights") % 2**32)
-    place(model, config.machine)
-    student = Checkpoint(model, tokenizer, Renderer(tokenizer), "trained here")
+        place(model, config.machine)
+        student = replace(student, model=model)
     samples = [render_trajectory(student.renderer, DOMAINS, t) for t in found]
-    fit(model, samples, tokens, config.base.optim, config.seed, config.machine, Said())  # type: ignore[arg-type]
+    fit(student.model, samples, tokens, config.base.optim, config.seed, config.machine, Said())  # type: ignore[arg-type]
     return student
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def free_memory(device: str) -> dict[str, int]:
 def place(model: PreTrainedModel, machine: MachineConfig) -> None:
     """Put ``model`` where and how the machine block says, in place, ready for inference."""
     torch.nn.Module.to(model, machine.device).eval()
-    choose_experts(model, machine.experts)
+    _say(f"experts: {choose_experts(model, machine.experts)}")
     if machine.checkpointing:  # in training mode alone
         model.activation_checkpointing_enable()
 
@@ -195,6 +196,12 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     """Write weights (safetensors), config and tokenizer into ``folder``."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@functools.cache
+def _say(what: str) -> None:
+    """A line of the stage's log, once a process: distillation places seven models."""
+    print(what, flush=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -75,7 +75,7 @@ def megablocks_dmoe_experts(
     if experts * double // 2 < 128:
         raise ValueError(f"{experts} experts of width {double // 2}: MegaBlocks' dMoE needs a product of at least 128")
     kind, dtype = _compute_dtype(hidden_TH)
-    layer = _dropless_layer(hidden, double // 2, experts, index_TK.shape[1], hidden_TH.device, self.act_fn)
+    layer = _dropless_layer(hidden, double // 2, experts, index_TK.shape[1], self.act_fn)
     w1_EIH, v1_EIH = self.gate_up_proj.to(dtype).chunk(2, dim=1)
     weights = {
         "mlp.w1": w1_EIH.reshape(-1, hidden),
@@ -90,7 +90,7 @@ def megablocks_dmoe_experts(
 
 
 @functools.lru_cache(maxsize=8)
-def _dropless_layer(hidden: int, width: int, experts: int, top_k: int, device: torch.device, act_fn: Any) -> Any:
+def _dropless_layer(hidden: int, width: int, experts: int, top_k: int, act_fn: Any) -> Any:
     """MegaBlocks' layer on the meta device: its own weights are never used."""
     grouped_gemm_util = _megablocks("grouped_gemm_util")
     if not grouped_gemm_util.grouped_gemm_is_available():

@@ -88,6 +88,7 @@ def distil(
         success = sum(figures[f"success@{name}"] for name in prompts) / len(prompts)
         log.progress(iteration + 1, config.iterations, f"loss {figures['loss']:.4f}, rollout success {success:.2f}")
     model.eval()
+    policy.records_experts = False
     return figures
 
 

@@ -126,6 +126,7 @@ def reinforce(
             iteration + 1, config.iterations, f"grpo reward {figures['reward']:.2f}, dead {dead}/{config.prompts}"
         )
     model.eval()
+    policy.records_experts = False
     return figures
 
 
