@@ -519,7 +519,8 @@ def test_the_filter_denies_what_its_table_says(machine: str) -> None:
 # ------------------------------------------------------------------------------------------------- what stays behind
 
 RUN = """
-    import os, sys, time
+    import os, signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a job in the background starts with ignores it
     from openhorizon.sandbox import open_workspace
     workspace = open_workspace()
     print(workspace.python("print('ready')").output, flush=True)
