@@ -16,9 +16,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from openhorizon.model import lean
 from openhorizon.model.attention import reads
 from openhorizon.model.routing import Recorder
 from openhorizon.model.rows import Row, draw
@@ -55,6 +57,7 @@ class RaggedBatch:
         self.limit = _round_up(longest)
         self.cache = SlotCache(model.config, never.device, dtype)
         self.gap = convolution_gap(model.config)
+        self.step = lean.LeanStep(model, self.cache) if lean.fits(model, never.device, dtype) else self._forward
 
     def run(self, temperature: float, progress: Callable[[int], None]) -> None:
         over = steps = 0
@@ -165,29 +168,24 @@ class RaggedBatch:
         device = self.never.device
         writing = [slot for slot, row in enumerate(self.live) if len(row.pending) == 1]
         idle = [slot for slot, row in enumerate(self.live) if len(row.pending) > 1]
-        fed = [(row.pending[0] if len(row.pending) == 1 else 0, len(row.read)) for row in self.live]
-        token_B, position_B = torch.tensor(fed, device=device).T
-        groups = self._groups([position + 1 for _, position in fed])
+        lengths = [len(row.read) for row in self.live]
+        fed = np.array([[row.pending[0] if len(row.pending) == 1 else 0 for row in self.live], lengths])
+        token_B, position_B = torch.from_numpy(fed).to(device)
+        groups = self._groups([length + 1 for length in lengths])
         masks = [
             (torch.arange(keys, device=device) <= position_B[start:end, None])[:, None, None]
             for start, end, keys in groups
         ]
         self.cache.expect_step(position_B, max(keys for _, _, keys in groups))
         saw = self.cache.inputs_of(idle) if idle else []
-        logits_BV = self.model(
-            input_ids=token_B[:, None],
-            position_ids=position_B[:, None],
-            attention_mask=self._masks(masks[0]),
-            row_groups=[(start, end, mask) for (start, end, _), mask in zip(groups, masks, strict=True)],
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits[:, -1]
+        row_groups = [(start, end, mask) for (start, end, _), mask in zip(groups, masks, strict=True)]
+        logits_BV = self.step(token_B, position_B, row_groups)
         if idle:
             self.cache.put_back(idle, saw)
             logits_BV = logits_BV[writing]
         uniform = [self.live[slot].uniform(len(self.live[slot].read)) for slot in writing]
         uniform_B = torch.tensor(uniform, device=device, dtype=torch.double)
-        drawn = draw(logits_BV.masked_fill(self.never, -torch.inf), temperature, uniform_B)
+        drawn = draw(logits_BV.masked_fill_(self.never, -torch.inf), temperature, uniform_B)
         chosen_NLK = self.seen.chosen_NLK().numpy() if self.seen else None
         for slot, token, logprob in zip(writing, *drawn, strict=True):
             row = self.live[slot]
@@ -195,6 +193,20 @@ class RaggedBatch:
                 row.experts.append(chosen_NLK[slot : slot + 1])
             row.read.append(row.pending.pop())
             row.take(token, logprob, len(row.read), self.end_id)
+
+    def _forward(
+        self, token_B: torch.Tensor, position_B: torch.Tensor, row_groups: Sequence[tuple[int, int, torch.Tensor]]
+    ) -> torch.Tensor:
+        """A step by the model's own forward pass."""
+        logits_BTV: torch.Tensor = self.model(
+            input_ids=token_B[:, None],
+            position_ids=position_B[:, None],
+            attention_mask=self._masks(row_groups[0][2]),
+            row_groups=row_groups,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
+        return logits_BTV[:, -1]
 
 
 def attention_groups(lengths: Sequence[int], capacity: int, least: int) -> list[tuple[int, int, int]]:

@@ -67,11 +67,11 @@ def draw(logits_BV: torch.Tensor, temperature: float, uniform_B: torch.Tensor) -
 def sample(logits_BV: torch.Tensor, temperature: float, uniform_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Inverse-CDF sampling, one uniform number a row; log-probabilities are those of the sampled distribution (greedy:
     of temperature 1)."""
-    logprobs_BV = torch.log_softmax(logits_BV.float() / (temperature or 1.0), dim=-1)
     if temperature == 0:
-        ids_B = logprobs_BV.argmax(dim=-1)
-    else:
-        cdf_BV = logprobs_BV.double().exp().cumsum(dim=-1)
-        ids_B = torch.searchsorted(cdf_BV, (uniform_B * cdf_BV[:, -1])[:, None], right=True)[:, 0]
-        ids_B = ids_B.clamp(max=cdf_BV.shape[1] - 1)
+        best_B, ids_B = logits_BV.float().max(dim=-1)  # on a CPU a third of argmax's time
+        return ids_B, best_B - logits_BV.float().logsumexp(dim=-1)
+    logprobs_BV = torch.log_softmax(logits_BV.float() / temperature, dim=-1)
+    cdf_BV = logprobs_BV.exp().cumsum(dim=-1, dtype=torch.double)
+    ids_B = torch.searchsorted(cdf_BV, (uniform_B * cdf_BV[:, -1])[:, None], right=True)[:, 0]
+    ids_B = ids_B.clamp(max=cdf_BV.shape[1] - 1)
     return ids_B, logprobs_BV.gather(1, ids_B[:, None])[:, 0]
