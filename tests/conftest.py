@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from openhorizon.agent.render import Renderer
-from openhorizon.config import BudgetConfig, MachineConfig, ModelConfig, ScratchConfig
+from openhorizon.config import BudgetConfig, GrpoConfig, MachineConfig, ModelConfig, OptimConfig, ScratchConfig
 from openhorizon.domains.base import (
     Answer,
     Call,
@@ -32,6 +32,14 @@ MACHINE = MachineConfig(
     precision="fp32", row_tokens=64, micro_tokens=4096, checkpointing=False,
 )  # fmt: skip
 BUDGET = BudgetConfig(slack=1.5, extra=2, turn_tokens=24, context_tokens=256)
+GRPO = GrpoConfig(
+    iterations=1, prompts=3, group=4, updates=1, clip_low=0.2, clip_high=0.28, kl=0.001, entropy=0.0, temperature=1.0,
+    dynamic_sampling=True, normalise="token", tries=0, tried_prompts=8, kept_prompts=8, validate_every=100,
+    stop_drop=1.0, dead_stop=100, max_horizon=3,
+    optim=OptimConfig(
+        lr=5e-4, schedule="constant", warmup=0.0, weight_decay=0.0, grad_clip=1.0, batch_tokens=512
+    ),
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

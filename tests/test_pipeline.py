@@ -167,7 +167,7 @@ def test_a_changed_teacher_reruns_only_what_depends_on_it(project: Path) -> None
     params = project / "params.yaml"
     original = params.read_text()
     changed = yaml.safe_load(original)
-    changed["teach"]["search"]["process_weight"] = 0.31
+    changed["teach"]["search"]["reward"]["process_weight"] = 0.31
     try:
         params.write_text(yaml.safe_dump(changed))
         printed = command(project, "-m", "openhorizon.process", "status", "--json")

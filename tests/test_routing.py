@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BUDGET, MACHINE, CountDomain, RememberingDomain
+from conftest import BUDGET, GRPO, MACHINE, CountDomain, RememberingDomain
 from test_packing import model_of, samples
 from test_training import OPTIM, Log, demonstrations, tasks
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -20,7 +20,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Trajectory, read_trajectories, write_trajectories
-from openhorizon.config import DistillConfig, GrpoConfig, RouterConfig
+from openhorizon.config import DistillConfig, RouterConfig
 from openhorizon.losses.balance import load_balance, router_z, shares
 from openhorizon.model import ragged
 from openhorizon.model.attention import SEGMENTS
@@ -33,9 +33,10 @@ from openhorizon.train import supervised
 from openhorizon.train.distillation import distil
 from openhorizon.train.experts import DEAD_SHARE, Experts, packed_experts
 from openhorizon.train.packing import Pack, convolution_gap, output_layer, pack, pack_trajectories, packed_hidden
-from openhorizon.train.reinforcement import group_advantage, reinforce
+from openhorizon.train.reinforcement import reinforce
 from openhorizon.train.router import Router
 from openhorizon.train.supervised import fit
+from openhorizon.train.teachers.phases import normalised, outcome
 
 FAMILIES = ["lfm2_moe", "qwen3_moe", "mixtral", "qwen2_moe"]
 BALANCED = RouterConfig(balance=0.01, z=0.001, replay=False)
@@ -459,15 +460,12 @@ def test_the_loops_replay_where_the_recipe_says_so(fresh: Callable[[int], Checkp
     start = learned(fresh)
     domains: Any = {"count": CountDomain()}
     reference = copy.deepcopy(start.model).requires_grad_(False)
-    grpo = GrpoConfig(
-        iterations=1, prompts=3, group=4, updates=1, clip_low=0.2, clip_high=0.28, kl=0.001, entropy=0.0,
-        temperature=1.0, dynamic_sampling=False, max_horizon=3, optim=replace(OPTIM, lr=5e-4),
-    )  # fmt: skip
+    grpo = replace(GRPO, dynamic_sampling=False)
     teacher = Teacher("count", copy.deepcopy(start))
     distillation = DistillConfig(
         iterations=1, prompts=6, updates=1, top_k=16, temperature=1.0, max_horizon=3, optim=replace(OPTIM, lr=5e-4)
     )
-    machine, advantage = replace(MACHINE, micro_tokens=300), group_advantage(0.5)
+    machine, advantage = replace(MACHINE, micro_tokens=300), normalised(lambda t: outcome(t) + 0.5 * t.verdict.score)
     told: list[int] = []
 
     def counted(model: Any, experts_NLK: torch.Tensor) -> Any:

@@ -10,22 +10,25 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BUDGET, MACHINE, CountDomain
+from conftest import BUDGET, GRPO, MACHINE, CountDomain
 
 from openhorizon.agent.render import render_trajectory, write_action
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory, Turn
-from openhorizon.config import DistillConfig, GrpoConfig, OptimConfig
+from openhorizon.config import DistillConfig, OptimConfig
 from openhorizon.domains.base import Answer, Call, Task, Verdict
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.sampler import LocalPolicy
+from openhorizon.seeds import derive
 from openhorizon.train import distillation, supervised
 from openhorizon.train.distillation import Watch, distil, minibatches, prompt_stream
+from openhorizon.train.kept import Kept
 from openhorizon.train.optim import Optimizer
-from openhorizon.train.reinforcement import group_advantage, reinforce
+from openhorizon.train.reinforcement import chosen_prompts, reinforce, token_weights
 from openhorizon.train.router import Router
 from openhorizon.train.scores import score
 from openhorizon.train.supervised import fit
+from openhorizon.train.teachers.phases import mixed, normalised, outcome
 
 OPTIM = OptimConfig(lr=5e-3, schedule="constant", warmup=0.0, weight_decay=0.0, grad_clip=1.0, batch_tokens=512)
 
@@ -164,22 +167,84 @@ def test_a_frozen_teacher_cannot_be_trained(tiny: Callable[..., Checkpoint]) -> 
         Optimizer(tiny().model.requires_grad_(False), OPTIM, 1)
 
 
-def test_grpo_raises_the_reward(fresh: Callable[[int], Checkpoint]) -> None:
+def uneven(fresh: Callable[[int], Checkpoint]) -> Checkpoint:
+    """Sometimes right, sometimes giving up."""
     start = fresh(1)
     fit(start.model, demonstrations(start, 60, giving_up=True), 30_000, OPTIM, 0, MACHINE, Log())  # type: ignore[arg-type]
+    return start
+
+
+def test_grpo_raises_the_reward(fresh: Callable[[int], Checkpoint]) -> None:
+    start = uneven(fresh)
     reference = copy.deepcopy(start.model).requires_grad_(False)
-    config = GrpoConfig(
-        iterations=14, prompts=8, group=8, updates=2, clip_low=0.2, clip_high=0.28, kl=0.001, entropy=0.0,
-        temperature=1.0, dynamic_sampling=True, max_horizon=1, optim=replace(OPTIM, lr=5e-4),
-    )  # fmt: skip
+    config = replace(GRPO, iterations=14, prompts=8, group=8, updates=2, max_horizon=1)
     log = Log()
     reinforce(
-        LocalPolicy(start, 64), reference, {"count": CountDomain()}, tasks(80), BUDGET, config, group_advantage(0.0), 0,
+        LocalPolicy(start, 64), reference, {"count": CountDomain()}, tasks(80), BUDGET, config, normalised(outcome), 0,
         MACHINE, log,  # type: ignore[arg-type]
     )  # fmt: skip
     rewards = [row["reward"] for row in log.rows]
     assert sum(rewards[-4:]) > sum(rewards[:4]) + 0.4, rewards
     assert {"kl", "entropy", "clip_fraction", "dead_groups"} <= set().union(*log.rows)
+
+
+def test_an_update_weighs_tokens_or_sequences_alike() -> None:
+    assert token_weights([1, 3], "token") == [0.25, 0.25]
+    assert token_weights([1, 3], "sequence") == [0.5, 1 / 6]
+
+
+def test_prompts_are_chosen_by_what_comes_of_several_tries(fresh: Callable[[int], Checkpoint]) -> None:
+    policy, domains, config = LocalPolicy(uneven(fresh), 64), {"count": CountDomain()}, replace(GRPO, tries=4)
+    chosen = chosen_prompts(policy, domains, tasks(80), BUDGET, config, mixed, 7)
+    tasks_8 = list({task.prompt: task for task in tasks(80)}.values())[:8]
+    repeated = [task for task in tasks_8 for _ in range(4)]
+    rolled = rollout(domains, repeated, policy, {"count": BUDGET}, 1.0, derive(7, "tries"))
+    by_task: dict[str, set[float]] = {}
+    for trajectory in rolled:
+        by_task.setdefault(trajectory.task.id, set()).add(outcome(trajectory))
+    assert [task.id for task in chosen] == [name for name, outcomes in by_task.items() if len(outcomes) == 2]
+    assert 0 < len(chosen) <= 8
+    assert len(chosen_prompts(policy, domains, tasks(80), BUDGET, GRPO, mixed, 7)) == 80
+
+
+def test_grpo_stops_where_nothing_is_learned_or_all_is_lost(fresh: Callable[[int], Checkpoint]) -> None:
+    start = uneven(fresh)
+    before = copy.deepcopy(start.model.state_dict())
+    reference, domains = copy.deepcopy(start.model).requires_grad_(False), {"count": CountDomain()}
+
+    def steps(config: Any, advantage: Any, collapsed: Any = lambda iteration: False) -> int:
+        log = Log()
+        reinforce(
+            LocalPolicy(start, 64), reference, domains, tasks(9), BUDGET, config, advantage, 0, MACHINE, log,
+            collapsed=collapsed,  # type: ignore[arg-type]
+        )  # fmt: skip
+        return len(log.rows)
+
+    many = replace(GRPO, iterations=6, dead_stop=2, validate_every=3)
+    assert steps(many, normalised(lambda trajectory: 1.0)) == 2
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), start.model.state_dict().values(), strict=True))
+    asked: list[int] = []
+
+    def collapsed(iteration: int) -> bool:
+        asked.append(iteration)
+        return True
+
+    assert steps(many, normalised(lambda t: outcome(t) + t.seed % 7), collapsed) == 3 and asked == [3]
+    with pytest.raises(ValueError, match=r"teach\.count: a reward of task .* is not finite"):
+        steps(many, normalised(lambda trajectory: float("nan")))
+
+
+def test_the_best_state_is_kept() -> None:
+    model = torch.nn.Linear(1, 1)
+    scores = iter([0.3, 0.5, 0.5, 0.38])
+    kept = Kept(model, lambda name: next(scores), 0.1)
+    lost = []
+    for name in ("start", "a", "b", "c"):
+        with torch.no_grad():
+            model.weight.fill_(len(lost))
+        lost.append(kept.offer(name))
+    kept.restore()
+    assert lost == [False, False, False, True] and kept.name == "a" and model.weight.item() == 1
 
 
 def test_minibatches_hold_every_domain_and_every_sample_once(tiny: Callable[..., Checkpoint]) -> None:

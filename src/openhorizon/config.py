@@ -144,7 +144,7 @@ class SftConfig:
 class GrpoConfig:
     """GRPO (section 4.2)."""
 
-    iterations: int
+    iterations: int  # at most; 0: no GRPO
     prompts: int  # an iteration
     group: int
     updates: int  # minibatches an iteration
@@ -154,20 +154,43 @@ class GrpoConfig:
     entropy: float
     temperature: float
     dynamic_sampling: bool
+    normalise: Literal["token", "sequence"]  # what weighs alike in an update
+    tries: int  # at each prompt before, by which the recipe chooses; 0: all prompts are taken
+    tried_prompts: int
+    kept_prompts: int  # of the chosen, at most
+    validate_every: int  # iterations between two looks at the validation tasks
+    stop_drop: float  # ends when validation success falls by more than this below the best
+    dead_stop: int  # ends after so many iterations in a row without a group of unlike rewards
     max_horizon: int
     optim: OptimConfig
 
 
 @dataclass(frozen=True)
-class TeachConfig:
-    """A teacher of one domain: SFT on its own demonstrations, then GRPO."""
+class RewardConfig:
+    """What a sample is rewarded by beside its outcome; a recipe takes what it knows (train/teachers)."""
 
+    process_weight: float  # of the process score: in the reward, or among failures (tool_calling's λ_neg)
+    free_calls: int  # search: K, behind which each call costs `call_penalty`
+    call_penalty: float
+    repeat_window: int  # search: calls back in which the same call counts as repeated
+    repeat_penalty: float
+    repeat_cap: float
+    format_weight: float  # search: of the share of valid calls
+
+
+@dataclass(frozen=True)
+class TeachConfig:
+    """A teacher of one domain: the phases of its recipe."""
+
+    recipe: Literal["search", "science", "instruction", "tool_calling", "graded"]  # a file in train/teachers
     init: Literal["base", "sft"]
+    first: tuple[str, ...]  # worlds of a two-stage recipe's first stage
+    then: tuple[str, ...]  # and of its second; empty: all
+    first_share: float  # of the tokens (science) or iterations (instruction)
     demonstrations: int
     tokens: int
     sft_optim: OptimConfig
-    advantage: Literal["group", "papo"]
-    process_weight: float  # of the process score: in the reward (group), or among failures (papo's λ_neg)
+    reward: RewardConfig
     validation: int  # training-split tasks, used for nothing else, that choose the checkpoint to keep
     grpo: GrpoConfig
 
@@ -327,10 +350,28 @@ def _check(config: Config, where: str) -> None:
             if name not in getattr(config, block):
                 raise ValueError(f"{where}:{block}: missing key {name!r} (a domain under `domains`)")
         _check_generate(config.generate[name], f"{where}:generate.{name}")
+        _check_teach(config.teach[name], config.generate[name].worlds, f"{where}:teach.{name}")
         for world in config.generate[name].worlds or ("",):
             if world not in DOMAINS or DOMAINS[world].name != name:
                 mine = ", ".join(sorted(key for key, domain in DOMAINS.items() if domain.name == name))
                 raise ValueError(f"{where}:generate.{name}.worlds: no world {world!r} of {name}; known are {mine}")
+
+
+def _check_teach(block: TeachConfig, worlds: tuple[str, ...], where: str) -> None:
+    """Stages on data that is not there, and counts that would train on nothing."""
+    for key in ("first", "then"):
+        for world in getattr(block, key):
+            if world not in worlds:
+                raise ValueError(f"{where}.{key}: world {world!r} is not generated; generate has {', '.join(worlds)}")
+    if not 0 <= block.first_share <= 1:
+        raise ValueError(f"{where}.first_share: {block.first_share} is not between 0 and 1")
+    grpo = block.grpo
+    least = {"prompts": 1, "group": 2, "updates": 1, "validate_every": 1, "dead_stop": 1, "iterations": 0, "tries": 0}
+    if grpo.tries:
+        least |= {"tries": 2, "tried_prompts": 1, "kept_prompts": 1}
+    for key, value in least.items():
+        if getattr(grpo, key) < value:
+            raise ValueError(f"{where}.grpo.{key}: {getattr(grpo, key)} is less than {value}")
 
 
 def _check_model(block: ModelConfig, where: str) -> None:

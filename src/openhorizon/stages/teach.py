@@ -1,85 +1,146 @@
-"""Stage ``teach``: one domain's teacher, by SFT on its demonstrations and GRPO against its verifier (section 4.2).
+"""Stage ``teach``: one domain's teacher, by the phases of its recipe (section 4.2; ``train/teachers``).
 
 What differs from the paper: a teacher sees more demonstrations of its domain than the student ever does (as a team
-with private data would have), and of its three candidates (start, after SFT, after GRPO) the one is kept that solves
-most of a set of training-split tasks used for nothing else. Held-out tasks choose nothing.
+with private data would have), and of its candidates (the start, the model after each phase and at intervals within
+GRPO) the one is kept that solves most of a set of training-split tasks used for nothing else. GRPO goes on from the
+best so far, and ends early where that success collapses. Held-out tasks choose nothing.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from openhorizon.agent.compaction import render_contexts
 from openhorizon.agent.rollout import rollout
-from openhorizon.agent.trajectory import Status, read_tasks, read_trajectories
+from openhorizon.agent.trajectory import Status, Trajectory, read_tasks, read_trajectories
 from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_json
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
+from openhorizon.domains.base import Task
 from openhorizon.model.load import load_checkpoint, save_checkpoint
-from openhorizon.model.sampler import local_policy
+from openhorizon.model.sampler import LocalPolicy, local_policy
 from openhorizon.seeds import derive
-from openhorizon.train.reinforcement import group_advantage, papo_advantage, reinforce
+from openhorizon.train.kept import Kept
+from openhorizon.train.reinforcement import chosen_prompts, reinforce
 from openhorizon.train.supervised import fit, sizes
+from openhorizon.train.teachers import RECIPES
+from openhorizon.train.teachers.phases import Grpo, Sft, dealt, expected_reuse
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
 
-ADVANTAGES = {"group": group_advantage, "papo": papo_advantage}
+Of = TypeVar("Of", Task, Trajectory)
 
 
 def run(config: Config, target: str | None, log: StageLog) -> None:
-    """Write ``artifacts/teach/TARGET``. Raises ``ValueError`` for an unknown domain or too few prompts."""
+    """Write ``artifacts/teach/TARGET``. Raises ``ValueError`` for an unknown domain, too few prompts, or a phase whose
+    worlds gave no data."""
     if target not in config.domains:
         raise ValueError(f"teach: unknown domain {target!r}; known are {', '.join(config.domains)}")
-    recipe, budget = config.teach[target], config.budget[target]
-    seed = derive(config.seed, "teach", target)
+    recipe, seed = config.teach[target], derive(config.seed, "teach", target)
     start = load_checkpoint(checkpoint_dir(recipe.init), config.machine)
     policy = local_policy(start, config.machine)
-    prompts = read_tasks(stage_dir("generate", target) / "prompts.parquet")
-    validation = prompts[: recipe.validation]
-    training = [task for task in prompts[recipe.validation :] if task.horizon <= recipe.grpo.max_horizon]
+    data = stage_dir("generate", target)
+    prompts = read_tasks(data / "prompts.parquet")
+    validation, training = prompts[: recipe.validation], prompts[recipe.validation :]
     if len(validation) < recipe.validation or not training:
         raise ValueError(f"generate.{target}.prompts={len(prompts)}: too few for teach.{target}.validation and GRPO")
 
-    def validate(what: str) -> float:
+    def validate(name: str) -> float:
         def progress(done: int, total: int) -> None:
-            log.progress(done, total, f"validating {what}")
+            log.progress(done, total, f"validating {name}")
 
         temperature = config.evaluate.temperature
         tried = rollout(DOMAINS, validation, policy, config.budget, temperature, derive(seed, "validation"), progress)
         return sum(t.status is Status.SOLVED for t in tried) / len(tried)
 
-    model = start.model
-    candidates = {"start": (validate("the start"), copy.deepcopy(model.state_dict()))}
-    demonstrations = read_trajectories(stage_dir("generate", target) / "demonstrations.parquet")
-    demonstrations = demonstrations[: recipe.demonstrations]
-    limit = config.model.max_tokens
-    samples = [s for t in demonstrations for s in render_contexts(start.renderer, DOMAINS, t, limit)]
-    figures = fit(
-        model, samples, recipe.tokens, recipe.sft_optim, derive(seed, "sft"), config.machine, log, "sft_", config.router
-    )
-    candidates["sft"] = (validate("SFT"), copy.deepcopy(model.state_dict()))
-    reference = copy.deepcopy(model).requires_grad_(False)
-    advantage = ADVANTAGES[recipe.advantage](recipe.process_weight)
-    figures |= reinforce(
-        policy,
-        reference,
-        DOMAINS,
-        training,
-        budget,
-        recipe.grpo,
-        advantage,
-        derive(seed, "grpo"),
-        config.machine,
-        log,
-        config.router,
-    )
-    candidates["grpo"] = (validate("GRPO"), copy.deepcopy(model.state_dict()))
-    kept = max(candidates, key=lambda name: candidates[name][0])  # the earliest of equals
-    model.load_state_dict(candidates[kept][1])
+    kept = Kept(start.model, validate, recipe.grpo.stop_drop)
+    kept.offer("start")
+    phases = RECIPES[recipe.recipe](recipe)
+    shares = dealt(recipe.tokens, phases, Sft) | dealt(recipe.grpo.iterations, phases, Grpo)
+    figures: dict[str, float | str] = {}
+    steps = {Sft: 0, Grpo: 0}  # of the curves
+    for phase in phases:
+        if isinstance(phase, Sft):
+            mine = _fine_tuned(config, target, policy, phase, shares[phase.name], data, log, steps[Sft])
+            kept.offer(phase.name)
+        else:
+            kept.restore()
+            mine = _reinforced(config, target, policy, phase, shares[phase.name], training, kept, log, steps[Grpo])
+        steps[type(phase)] += int(mine.get("steps", 0))
+        figures |= {f"{phase.name}_{name}": value for name, value in mine.items()}
+    kept.restore()
     with replace_dir(stage_dir("teach", target)) as folder:
-        save_checkpoint(model, start.tokenizer, folder)
+        save_checkpoint(start.model, start.tokenizer, folder)
         log.save_curves(folder)
-        chosen = {f"validation_{name}": success for name, (success, _) in candidates.items()}
-        write_json(folder / "metrics.json", figures | chosen | {"kept": kept} | sizes(demonstrations, samples))
+        found = {f"validation_{name}": success for name, success in kept.found.items()}
+        write_json(folder / "metrics.json", figures | found | {"kept": kept.name})
+
+
+def _fine_tuned(
+    config: Config,
+    target: str,
+    policy: LocalPolicy,
+    phase: Sft,
+    tokens: int,
+    data: Path,
+    log: StageLog,
+    first_step: int,
+) -> dict[str, float]:
+    recipe, seed = config.teach[target], derive(config.seed, "teach", target)
+    demonstrations = _of(read_trajectories(data / "demonstrations.parquet"), phase.worlds)[: recipe.demonstrations]
+    if not demonstrations:
+        raise ValueError(f"teach.{target}: no demonstrations of {', '.join(phase.worlds)} for phase {phase.name}")
+    limit, model = config.model.max_tokens, policy.checkpoint.model
+    samples = [s for t in demonstrations for s in render_contexts(policy.renderer, DOMAINS, t, limit)]
+    optim = recipe.sft_optim
+    figures = fit(
+        model, samples, tokens, optim, derive(seed, phase.name), config.machine, log, "sft_", config.router, first_step
+    )
+    return {name.removeprefix("sft_"): value for name, value in figures.items()} | sizes(demonstrations, samples)
+
+
+def _reinforced(
+    config: Config,
+    target: str,
+    policy: LocalPolicy,
+    phase: Grpo,
+    iterations: int,
+    prompts: Sequence[Task],
+    kept: Kept,
+    log: StageLog,
+    first_step: int,
+) -> dict[str, float]:
+    recipe, budget = config.teach[target], config.budget[target]
+    seed = derive(config.seed, "teach", target, phase.name)
+    grpo = dataclasses.replace(recipe.grpo, iterations=iterations)
+    training = [task for task in _of(prompts, phase.worlds) if task.horizon <= grpo.max_horizon]
+    if not training:
+        raise ValueError(f"teach.{target}.grpo.max_horizon={grpo.max_horizon}: no prompts for phase {phase.name}")
+
+    def progress(done: int, total: int) -> None:
+        log.progress(done, total, f"{phase.name}: tries")
+
+    chosen = chosen_prompts(policy, DOMAINS, training, budget, grpo, phase.select, seed, progress)
+    figures: dict[str, float] = {"prompts": len(chosen)}
+    if chosen:
+        figures["expected_reuse"] = expected_reuse(iterations, grpo.prompts, grpo.group, len(chosen))
+        reference = copy.deepcopy(policy.checkpoint.model).requires_grad_(False)
+        figures |= reinforce(
+            policy, reference, DOMAINS, chosen, budget, grpo, phase.advantage, seed, config.machine, log, config.router,
+            lambda iteration: kept.offer(f"{phase.name}_{iteration}"), first_step,
+        )  # fmt: skip
+        kept.offer(phase.name)
+    else:
+        log.progress(iterations, iterations, f"{phase.name} skipped: no prompt of {len(training)} had a use")
+    return figures
+
+
+def _of(found: Sequence[Of], worlds: Sequence[str]) -> list[Of]:
+    """Tasks, or trajectories, of these worlds; of all where none is named."""
+    tasks = [item if isinstance(item, Task) else item.task for item in found]
+    return [item for item, task in zip(found, tasks, strict=True) if not worlds or task.world in worlds]

@@ -13,7 +13,7 @@ from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.config import BudgetConfig, GrpoConfig, MachineConfig, RouterConfig
 from openhorizon.domains.base import Domain, Task
 from openhorizon.losses.chunked import by_chunks
-from openhorizon.losses.grpo import group_advantages, grpo, papo_advantages
+from openhorizon.losses.grpo import grpo
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
 from openhorizon.train.distillation import minibatches, prompt_stream, rollout_figures
@@ -26,36 +26,39 @@ from openhorizon.train.packing import (
     packed_hidden,
     trained_tokens,
 )
+from openhorizon.train.teachers.phases import Advantage, Select, outcome
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
 
-Advantage = Callable[[Sequence[Trajectory]], torch.Tensor]
 
-
-def group_advantage(process_weight: float) -> Advantage:
-    """Outcome plus a share of the process score, normalised over the group. A denser reward than the outcome alone: a
-    group in which nobody succeeds still says who came further."""
-
-    def advantage(group: Sequence[Trajectory]) -> torch.Tensor:
-        return group_advantages(torch.tensor([reward(t) + process_weight * t.verdict.score for t in group]))
-
-    return advantage
-
-
-def papo_advantage(negative_weight: float) -> Advantage:
-    """The asymmetric advantage of the tool-calling teacher: the process score ranks failures only."""
-
-    def advantage(group: Sequence[Trajectory]) -> torch.Tensor:
-        outcome = torch.tensor([reward(t) for t in group])
-        return papo_advantages(outcome, torch.tensor([t.verdict.score for t in group]), negative_weight)
-
-    return advantage
-
-
-def reward(trajectory: Trajectory) -> float:
-    """1 for an accepted answer, else 0. A TRUNCATED episode gave none."""
-    return float(trajectory.status is Status.SOLVED)
+def chosen_prompts(
+    policy: LocalPolicy,
+    domains: Mapping[str, Domain],
+    prompts: Sequence[Task],
+    budget: BudgetConfig,
+    config: GrpoConfig,
+    select: Select,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Task]:
+    """Prompts to train on, chosen by what comes of ``tries`` at each of the first ``tried_prompts`` (section 4.2); with
+    0 tries all of them. May be none, where a policy always succeeds or never."""
+    if not config.tries:
+        return list(prompts)
+    tasks = list({task.prompt: task for task in prompts}.values())[: config.tried_prompts]
+    rolled = rollout(
+        domains,
+        [task for task in tasks for _ in range(config.tries)],
+        policy,
+        {tasks[0].domain: budget},
+        config.temperature,
+        derive(seed, "tries"),
+        progress,
+    )
+    groups = [rolled[i : i + config.tries] for i in range(0, len(rolled), config.tries)]
+    alive = [[t for t in group if t.status is not Status.ABORTED] for group in groups]
+    return select([group for group in alive if group], config.kept_prompts)
 
 
 def reinforce(
@@ -70,11 +73,19 @@ def reinforce(
     machine: MachineConfig,
     log: StageLog,
     router: RouterConfig = UNTOUCHED,
+    collapsed: Callable[[int], bool] = lambda iteration: False,
+    first_step: int = 0,
 ) -> dict[str, float]:
     """Train the policy's model in place on one domain's prompts; ``domains`` is by world, ``reference`` is the frozen
-    model of the KL term.
+    model of the KL term. Every ``validate_every`` iterations ``collapsed`` is asked whether to stop. Curves begin at
+    ``first_step``.
 
-    Dynamic sampling: a group whose advantages are all zero teaches nothing and is left out of the update.
+    Dynamic sampling: a group whose advantages are all zero teaches nothing and is left out of the update. ABORTED
+    samples take no part, TRUNCATED ones count as failures. After ``dead_stop`` iterations in a row in which no group
+    taught anything it ends, and ``stopped`` says so.
+
+    Raises:
+        ValueError: a reward is not finite.
     """
     model = policy.checkpoint.model
     optimizer = Optimizer(model, config.optim, config.iterations * config.updates)
@@ -83,6 +94,7 @@ def reinforce(
     name = prompts[0].domain
     stream = prompt_stream(prompts, derive(seed, "prompts"))
     figures: dict[str, float] = {}
+    barren = 0
     for iteration in range(config.iterations):
         model.eval()
         tasks = [next(stream) for _ in range(config.prompts)]
@@ -101,6 +113,8 @@ def reinforce(
         for start in range(0, len(rolled), config.group):
             group = [t for t in rolled[start : start + config.group] if t.status is not Status.ABORTED]
             values = advantage(group) if group else torch.zeros(0)
+            if not torch.isfinite(values).all():
+                raise ValueError(f"teach.{name}: a reward of task {group[0].task.id} is not finite: {values.tolist()}")
             if not values.any():
                 dead += 1
                 if config.dynamic_sampling:
@@ -109,7 +123,7 @@ def reinforce(
                 trained += trajectory.contexts
                 advantages += [value] * len(trajectory.contexts)
         figures["dead_groups"] = dead / config.prompts
-        figures["reward"] = sum(reward(t) for t in rolled) / len(rolled)
+        figures["reward"] = sum(map(outcome, rolled)) / len(rolled)
         figures["invalid_calls"] = sum(turn.error for t in rolled for turn in t.turns) / max(
             sum(t.tool_calls for t in rolled), 1
         )
@@ -121,10 +135,20 @@ def reinforce(
         curves, worst = experts.health()
         figures |= worst
         log.tokens(sum(len(t.ids) for t in rolled))
-        log.metrics(iteration, **figures, **curves)
+        log.metrics(first_step + iteration, **figures, **curves)
         log.progress(
             iteration + 1, config.iterations, f"grpo reward {figures['reward']:.2f}, dead {dead}/{config.prompts}"
         )
+        barren = barren + 1 if dead == config.prompts else 0
+        if barren == config.dead_stop:
+            why = f"ended: {barren} iterations in a row without a group of unlike rewards (grpo.dead_stop)"
+            log.progress(iteration + 1, config.iterations, why)
+            break
+        model.eval()
+        last = iteration + 1 == config.iterations
+        if not last and (iteration + 1) % config.validate_every == 0 and collapsed(iteration + 1):
+            break
+    figures["steps"] = iteration + 1.0
     model.eval()
     policy.records_experts = False
     return figures
@@ -169,7 +193,7 @@ def _update(
     def losses(batch: Sequence[int]) -> Iterator[torch.Tensor]:
         """Of one micro-batch at a time: a graph is freed before the next is built."""
         chosen = [trajectories[i] for i in batch]
-        trainable = sum(trained_tokens(t) for t in chosen)
+        weights = token_weights([trained_tokens(t) for t in chosen], config.normalise)
         update_tokens = sum(len(t.ids) for t in chosen)
         for part in micro_batches(chosen, micro_tokens):
             packed = pack_trajectories(model, [chosen[i] for i in part], machine)
@@ -187,12 +211,21 @@ def _update(
                 loss_N, *health = by_chunks(output_layer(model, machine), hidden_NH, vocabulary, clipped, *rows)
                 for name, values in zip(("clip_fraction", "kl", "entropy"), health, strict=True):
                     totals.setdefault(name, []).append(values.mean().item())
-                yield loss_N.sum() / trainable + auxiliary
+                weight_S = torch.tensor([weights[i] for i in part], device=model.device)
+                yield (loss_N * weight_S[sample_N.to(model.device)]).sum() + auxiliary
 
     for batch in minibatches(trajectories, config.updates, seed):
         for name, value in optimizer.step(losses(batch)).items():
             totals.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in totals.items()}
+
+
+def token_weights(lengths: Sequence[int], normalise: str) -> list[float]:
+    """What each token of a sample of so many trained tokens weighs in an update: ``token``, all alike (DAPO 2025);
+    ``sequence``, each sample alike, however long (Shao et al. 2024). They add up to 1."""
+    if normalise == "sequence":
+        return [1 / (len(lengths) * max(length, 1)) for length in lengths]
+    return [1 / sum(lengths)] * len(lengths)
 
 
 def _trained_logprobs(trajectory: Trajectory) -> torch.Tensor:

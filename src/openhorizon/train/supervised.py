@@ -36,8 +36,10 @@ def fit(
     log: StageLog,
     prefix: str = "",
     router: RouterConfig = UNTOUCHED,
+    first_step: int = 0,
 ) -> dict[str, float]:
-    """Train ``model`` in place for ``tokens`` tokens (epochs as needed, each reshuffled). Returns the run's figures.
+    """Train ``model`` in place for ``tokens`` tokens (epochs as needed, each reshuffled). Returns the run's figures;
+    their names and those of curves, which begin at ``first_step``, have ``prefix``.
 
     Raises:
         ValueError: there is nothing to train on, or the loss is not finite.
@@ -60,7 +62,7 @@ def fit(
         seen += tokens_now
         recent = result["loss"] if step == 0 else 0.9 * recent + 0.1 * result["loss"]
         log.tokens(tokens_now)
-        log.metrics(step, **{f"{prefix}{name}": value for name, value in result.items()})
+        log.metrics(first_step + step, **{f"{prefix}{name}": value for name, value in result.items()})
         log.progress(step + 1, steps, f"{prefix}loss {recent:.3f}, {seen / 1e6:.2f}M tokens")
     model.eval()
     epoch_tokens = sum(len(t.ids) for t in trajectories)
