@@ -46,6 +46,7 @@ from openhorizon.model.routing import recording, routers
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.train.distillation import Watch, losses, minibatches
 from openhorizon.train.experts import Experts, packed_experts
+from openhorizon.train.objectives import wanted
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import micro_batches, output_layer, pack_trajectories, packed_hidden
 from openhorizon.train.router import Router
@@ -156,14 +157,16 @@ def updated(
     teachers = [Teacher(name, teacher.checkpoint) for name in sorted({t.task.domain for t in parts})]
     router = Router(teachers, [t.domain for t in teachers], start.tokenizer.get_vocab())
     never = LocalPolicy(start, 1).never
-    scores = router.score(parts, config.distill.top_k, never, config.machine)
+    scores = router.score(parts, wanted(config.distill), never, config.machine)
     optimizer = Optimizer(model, config.distill.optim, config.distill.updates * config.distill.iterations)
     optimizer.done = round(optimizer.steps * config.distill.optim.warmup)  # behind the warm-up
     experts = Experts(model, RouterConfig(balance=0.0, z=0.0, replay=replay))
     for done, batch in enumerate(minibatches(parts, config.distill.updates, config.seed), 1):
         model.train()
         chosen, began = [parts[i] for i in batch], time.perf_counter()
-        optimizer.step(losses(model, chosen, [scores[i] for i in batch], config.machine, Watch(), experts))
+        optimizer.step(
+            losses(model, chosen, [scores[i] for i in batch], config.distill, config.machine, Watch(), experts)
+        )
         model.eval()
         yield done, time.perf_counter() - began
 

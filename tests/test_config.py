@@ -75,6 +75,24 @@ def test_a_wrong_type_is_named_with_its_path(
 
 
 @pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"updates": 0}, "distill.updates: 0"),
+        ({"top_k": 1}, "distill.top_k: 1"),
+        ({"top_mass": 1.5}, "distill.top_mass: 1.5"),
+        ({"loss_temperature": 0.0}, "distill.loss_temperature: 0.0"),
+        ({"support_loss": "kl"}, "distill.support_loss: 'kl' is none of sva, gen_kl, tail, full, sampled"),
+        ({"support_loss": "sampled", "direction": "forward"}, "distill.direction: forward"),
+    ],
+)
+def test_a_distillation_that_cannot_be_is_named(
+    tmp_path: Path, params: dict[str, Any], changes: dict[str, Any], said: str
+) -> None:
+    params["distill"] |= changes
+    assert said in refusal(tmp_path, params)
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("tries", 0),

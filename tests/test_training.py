@@ -11,23 +11,27 @@ from typing import Any
 import pytest
 import torch
 from conftest import BUDGET, MACHINE, CountDomain
+from settings import laptop
 
 from openhorizon.agent.render import render_trajectory, write_action
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory, Turn
-from openhorizon.config import DistillConfig, GrpoConfig, OptimConfig
+from openhorizon.config import GrpoConfig, OptimConfig
 from openhorizon.domains.base import Answer, Call, Task, Verdict
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.train import distillation, supervised
 from openhorizon.train.distillation import Watch, distil, minibatches, prompt_stream
+from openhorizon.train.objectives import OBJECTIVES
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.reinforcement import group_advantage, reinforce
 from openhorizon.train.router import Router
-from openhorizon.train.scores import score
+from openhorizon.train.scores import Wanted, score
 from openhorizon.train.supervised import fit
 
 OPTIM = OptimConfig(lr=5e-3, schedule="constant", warmup=0.0, weight_decay=0.0, grad_clip=1.0, batch_tokens=512)
+DISTILL = laptop().distill
+FOUR = Wanted(top_k=4, top_mass=None, temperature=1.0, whole=False)
 
 
 class Log:
@@ -87,7 +91,9 @@ def test_each_sample_goes_to_the_teacher_of_its_own_domain(tiny: Callable[..., C
     samples = demonstrations(student, 6)
     mixed = [as_domain(sample, "ab"[i % 2]) for i, sample in enumerate(samples)]
     never = LocalPolicy(student, 8).never
-    routed = Router(teachers, ["a", "b"], student.tokenizer.get_vocab()).score(mixed, 5, never, MACHINE)
+    routed = Router(teachers, ["a", "b"], student.tokenizer.get_vocab()).score(
+        mixed, replace(FOUR, top_k=5), never, MACHINE
+    )
     for i, (sample, scores) in enumerate(zip(mixed, routed, strict=True)):
         own = teachers[i % 2].checkpoint
         assert scores.teacher == own.hash
@@ -115,7 +121,8 @@ def test_distillation_approaches_the_teacher_and_leaves_it_unchanged(fresh: Call
     before = copy.deepcopy(teacher.model.state_dict())
     student = fresh(1)
     fit(student.model, demonstrations(student, 60), 5_000, OPTIM, 0, MACHINE, Log())  # type: ignore[arg-type]
-    config = DistillConfig(
+    config = replace(
+        DISTILL,
         iterations=25, prompts=12, updates=3, top_k=16, temperature=1.0, max_horizon=1,
         optim=replace(OPTIM, lr=2e-3),
     )  # fmt: skip
@@ -150,7 +157,7 @@ def test_aborted_episodes_are_counted_and_never_trained_on(
     losses = module.losses
     monkeypatch.setattr(module, "rollout", half_aborted)
     monkeypatch.setattr(module, "losses", watch)
-    config = DistillConfig(iterations=1, prompts=8, updates=2, top_k=4, temperature=1.0, max_horizon=1, optim=OPTIM)
+    config = replace(DISTILL, iterations=1, prompts=8, updates=2, top_k=4, temperature=1.0, max_horizon=1, optim=OPTIM)
     log = Log()
     router = Router([Teacher("count", tiny(seed=3))], ["count"], student.tokenizer.get_vocab())
     domains: Any = {"count": CountDomain()}
@@ -199,26 +206,26 @@ def test_prompts_are_deduplicated_and_each_comes_once_an_epoch() -> None:
 def test_scores_do_not_depend_on_packing(tiny: Callable[..., Checkpoint]) -> None:
     checkpoint = tiny()
     samples, never = demonstrations(checkpoint, 8), LocalPolicy(checkpoint, 8).never
-    together = score(checkpoint.model, "x", samples, 4, never, MACHINE)
-    alone = [score(checkpoint.model, "x", [sample], 4, never, MACHINE)[0] for sample in samples]
+    together = score([checkpoint.model], "x", samples, FOUR, never, MACHINE)
+    alone = [score([checkpoint.model], "x", [sample], FOUR, never, MACHINE)[0] for sample in samples]
     for a, b in zip(together, alone, strict=True):
         assert torch.allclose(a.logprobs_NK, b.logprobs_NK, atol=1e-4) and torch.equal(a.support_NK, b.support_NK)
 
 
-@pytest.mark.parametrize("loss", ["nll", "sva"])
+@pytest.mark.parametrize("loss", ["nll", *OBJECTIVES])
 def test_an_update_in_parts_is_the_update_at_once(tiny: Callable[..., Checkpoint], loss: str) -> None:
     checkpoint = tiny()
     model, batch = checkpoint.model.train(), demonstrations(checkpoint, 12)
     batch = [as_domain(sample, "aab"[i % 3]) for i, sample in enumerate(batch)]
     never = LocalPolicy(checkpoint, 8).never
-    scores = score(tiny(seed=4).model, "x", batch, 4, never, MACHINE)
+    scores = score([tiny(seed=4).model], "x", batch, replace(FOUR, whole=True), never, MACHINE)
     found = []
     for micro_tokens in (100_000, 60):
         machine, watch = replace(MACHINE, micro_tokens=micro_tokens), Watch()
         parts = (
             supervised.losses(model, batch, machine)
             if loss == "nll"
-            else distillation.losses(model, batch, scores, machine, watch)
+            else distillation.losses(model, batch, scores, replace(DISTILL, support_loss=loss), machine, watch)
         )
         total = count = 0.0
         for part in parts:

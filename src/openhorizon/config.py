@@ -174,13 +174,17 @@ class TeachConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Domain-routed on-policy distillation with SVA (sections 2.3, 4.3)."""
+    """Domain-routed on-policy distillation with SVA (sections 2.3, 4.3); docs/distillation.md has every option."""
 
     iterations: int
     prompts: int  # a domain and iteration
     updates: int  # minibatches an iteration
-    top_k: int
-    temperature: float
+    support_loss: Literal["sva", "gen_kl", "tail", "full", "sampled"]
+    direction: Literal["reverse", "forward"]  # KL(student | teacher), or the other way round
+    top_k: int  # tokens of the support; with top_mass, at most
+    top_mass: float | None  # the teacher's mass that the support reaches; null: always top_k tokens
+    loss_temperature: float  # of both distributions in the loss
+    temperature: float  # of the rollouts
     max_horizon: int
     optim: OptimConfig
 
@@ -316,6 +320,7 @@ def _check(config: Config, where: str) -> None:
     from openhorizon.domains import DOMAINS
 
     _check_model(config.model, f"{where}:model")
+    _check_distill(config.distill, f"{where}:distill")
     for key in ("balance", "z"):
         if getattr(config.router, key) < 0:
             raise ValueError(f"{where}:router.{key}: {getattr(config.router, key)} is less than 0")
@@ -354,6 +359,21 @@ def _check_model(block: ModelConfig, where: str) -> None:
         raise ValueError(f"{where}.upcycle.router_std: {block.upcycle.router_std} is not above 0")
     if block.upcycle.route == "identical" and block.upcycle.expert_width is not None:
         raise ValueError(f"{where}.upcycle.expert_width: route identical copies the whole MLP; it must be null")
+
+
+def _check_distill(block: DistillConfig, where: str) -> None:
+    """Numbers without a meaning, and options that do not go together."""
+    for key in ("iterations", "prompts", "updates"):
+        if getattr(block, key) < 1:
+            raise ValueError(f"{where}.{key}: {getattr(block, key)} is less than 1")
+    if block.top_k < 2:
+        raise ValueError(f"{where}.top_k: {block.top_k} is less than 2; renormalised, one token teaches nothing")
+    if block.top_mass is not None and not 0 < block.top_mass <= 1:
+        raise ValueError(f"{where}.top_mass: {block.top_mass} is not above 0 and at most 1")
+    if block.loss_temperature <= 0:
+        raise ValueError(f"{where}.loss_temperature: {block.loss_temperature} is not above 0")
+    if block.support_loss == "sampled" and block.direction == "forward":
+        raise ValueError(f"{where}.direction: forward cannot be estimated from what the student samples (sampled)")
 
 
 def _check_generate(block: GenerateConfig, where: str) -> None:

@@ -20,12 +20,11 @@ from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.config import BudgetConfig, DistillConfig, MachineConfig, RouterConfig
 from openhorizon.domains.base import Domain, Task
-from openhorizon.losses.chunked import by_chunks
 from openhorizon.losses.reduce import domain_weights
-from openhorizon.losses.sva import sva
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive, rng
 from openhorizon.train.experts import UNTOUCHED, Experts
+from openhorizon.train.objectives import token_losses, wanted
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import (
     micro_batches,
@@ -70,13 +69,13 @@ def distil(
         for name in prompts:
             figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
         trajectories = [context for t in rolled if t.status is not Status.ABORTED for context in t.contexts]
-        scores = router.score(trajectories, config.top_k, policy.never, machine)
+        scores = router.score(trajectories, wanted(config), policy.never, machine)
         model.train()
         totals: dict[str, list[float]] = {}
         for batch in minibatches(trajectories, config.updates, derive(seed, "minibatches", iteration)):
             watch = Watch()
             chosen = [trajectories[i] for i in batch]
-            step = optimizer.step(losses(model, chosen, [scores[i] for i in batch], machine, watch, experts))
+            step = optimizer.step(losses(model, chosen, [scores[i] for i in batch], config, machine, watch, experts))
             for key, value in (step | watch.figures()).items():
                 totals.setdefault(key, []).append(value)
         figures |= {key: sum(values) / len(values) for key, values in totals.items()}
@@ -150,12 +149,13 @@ def losses(
     model: PreTrainedModel,
     trajectories: Sequence[Trajectory],
     scores: Sequence[TeacherScores],
+    config: DistillConfig,
     machine: MachineConfig,
     watch: Watch,
     experts: Experts | None = None,
 ) -> Iterator[torch.Tensor]:
-    """SVA by sample, domain and over domains (and the routers' auxiliary losses), in parts that add up to it: one
-    micro-batch's graph at a time."""
+    """The objective by sample, domain and over domains (and the routers' auxiliary losses), in parts that add up to it:
+    one micro-batch's graph at a time."""
     head, device = output_layer(model, machine), model.device
     experts = experts or Experts(model, UNTOUCHED)
     update_tokens = sum(len(trajectory.ids) for trajectory in trajectories)
@@ -166,12 +166,12 @@ def losses(
         packed = pack_trajectories(model, [trajectories[i] for i in part], machine)
         sample_N = torch.tensor(part)[packed.sample_RT[packed.train_RT]]
         order = torch.unique_consecutive(sample_N).tolist()  # samples are contiguous in a row
-        support_NK = torch.cat([scores[i].support_NK for i in order]).to(device)
-        teacher_NK = torch.cat([scores[i].logprobs_NK for i in order]).to(device)
+        written_N = packed.ids_RT[packed.train_RT].to(device)
+        said = [scores[i] for i in order]
         tail_N = torch.cat([scores[i].tail_mass_N for i in order])
         with experts.replayed(packed, [trajectories[i] for i in part]):
             hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens)
-            loss_N, rho_N = by_chunks(head, hidden_NH, model.config.vocab_size, sva, support_NK, teacher_NK)
+            loss_N, rho_N, entropy_N = token_losses(head, hidden_NH, model.config.vocab_size, written_N, said, config)
             yield (loss_N * weight_S[sample_N.to(device)]).sum() + auxiliary
         turn_N = torch.cat([_turn_of_tokens(trajectories[i]) for i in order]).clamp(max=LOGGED_TURNS).to(device)
         domain_N = domain_S[sample_N].to(device)
@@ -179,6 +179,7 @@ def losses(
             mine_N = domain_N == d
             watch.add(f"loss@{name}", loss_N.detach()[mine_N])
             watch.add(f"rho@{name}", rho_N[mine_N])
+            watch.add(f"entropy@{name}", entropy_N[mine_N])
             watch.add(f"teacher_mass@{name}", 1 - tail_N.to(device)[mine_N])
             for turn in range(1, LOGGED_TURNS + 1):
                 watch.add(f"rho@{name}/turn{turn}", rho_N[mine_N & (turn_N == turn)])

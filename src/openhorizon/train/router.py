@@ -9,7 +9,7 @@ import torch
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.config import MachineConfig
 from openhorizon.model.load import Teacher
-from openhorizon.train.scores import TeacherScores, score
+from openhorizon.train.scores import TeacherScores, Wanted, score
 
 
 class Router:
@@ -28,7 +28,7 @@ class Router:
                 raise ValueError(f"distill: the teacher of {domain!r} has another vocabulary than the student")
 
     def score(
-        self, trajectories: Sequence[Trajectory], top_k: int, invalid_V: torch.Tensor, machine: MachineConfig
+        self, trajectories: Sequence[Trajectory], wanted: Wanted, invalid_V: torch.Tensor, machine: MachineConfig
     ) -> list[TeacherScores]:
         """Scores in the order of ``trajectories``; samples are grouped so that each teacher runs once."""
         results: dict[int, TeacherScores] = {}
@@ -36,6 +36,6 @@ class Router:
             mine = [i for i, trajectory in enumerate(trajectories) if trajectory.task.domain == domain]
             checkpoint = teacher.checkpoint
             theirs = [trajectories[i] for i in mine]
-            scored = score(checkpoint.model, checkpoint.hash, theirs, top_k, invalid_V, machine)
+            scored = score([checkpoint.model], checkpoint.hash, theirs, wanted, invalid_V, machine)
             results.update(zip(mine, scored, strict=True))
         return [results[i] for i in range(len(trajectories))]
