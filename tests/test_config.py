@@ -81,6 +81,8 @@ def test_a_wrong_type_is_named_with_its_path(
         ({"top_k": 1}, "distill.top_k: 1"),
         ({"top_mass": 1.5}, "distill.top_mass: 1.5"),
         ({"loss_temperature": 0.0}, "distill.loss_temperature: 0.0"),
+        ({"scale_bounds": [0.25]}, "distill.scale_bounds: [0.25]"),
+        ({"scale_bounds": [2.0, 4.0]}, "distill.scale_bounds: [2.0, 4.0]"),
         ({"support_loss": "kl"}, "distill.support_loss: 'kl' is none of sva, gen_kl, tail, full, sampled"),
         ({"support_loss": "sampled", "direction": "forward"}, "distill.direction: forward"),
     ],

@@ -18,11 +18,12 @@ from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory, Turn
 from openhorizon.config import GrpoConfig, OptimConfig
 from openhorizon.domains.base import Answer, Call, Task, Verdict
+from openhorizon.losses.sva import sva
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.train import distillation, supervised
 from openhorizon.train.distillation import Watch, distil, minibatches, prompt_stream
-from openhorizon.train.objectives import OBJECTIVES
+from openhorizon.train.objectives import AGGREGATIONS, OBJECTIVES
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.reinforcement import group_advantage, reinforce
 from openhorizon.train.router import Router
@@ -137,6 +138,41 @@ def test_distillation_approaches_the_teacher_and_leaves_it_unchanged(fresh: Call
     assert {"rho@count/turn1", "teacher_mass@count", "success@count", "truncated@count", "aborted@count"} <= set(
         log.rows[0]
     )
+
+
+@pytest.mark.parametrize("aggregation", list(AGGREGATIONS))
+def test_an_update_weighs_its_tokens_as_the_aggregation_says(tiny: Callable[..., Checkpoint], aggregation: str) -> None:
+    """Against a loop over tokens, with scales that the log-ratios of unpacked whole logits give."""
+    student, teachers = tiny(), {"a": tiny(seed=4), "b": tiny(seed=5)}
+    batch = [as_domain(s, "aab"[i % 3]) for i, s in enumerate(demonstrations(student, 7))]
+    never, machine = LocalPolicy(student, 8).never, replace(MACHINE, micro_tokens=150)
+    scores = [score([teachers[t.task.domain].model], "x", [t], FOUR, never, MACHINE)[0] for t in batch]
+    config, chosen = replace(DISTILL, aggregation=aggregation), AGGREGATIONS[aggregation]  # type: ignore[arg-type]
+    ratios = distillation.log_ratios(student.model, batch, scores, FOUR, never, machine)
+    slow: dict[str, list[float]] = {"a": [], "b": []}
+    tokens = []
+    for trajectory, said in zip(batch, scores, strict=True):
+        trained = torch.tensor(trajectory.loss_mask[1:])
+        ids = torch.tensor(trajectory.ids)[1:][trained]
+        both = []
+        for checkpoint in (teachers[trajectory.task.domain], student):
+            with torch.no_grad():
+                logits = checkpoint.model(input_ids=torch.tensor([trajectory.ids]), use_cache=False).logits[0, :-1]
+            both.append(logits[trained])
+        one, two = (torch.log_softmax(x, 1).gather(1, ids[:, None])[:, 0] for x in both)
+        slow[trajectory.task.domain] += (one - two).tolist()
+        tokens.append(sva(both[1], said.support_NK, said.logprobs_NK)[0].tolist())
+    for name, values in slow.items():
+        assert torch.allclose(ratios[name], torch.tensor(values), atol=1e-3)
+    first = {name: 2 * r for name, r in ratios.items()} | {"b": ratios["b"] / 2}
+    scales = chosen.scales(ratios, first, (0.25, 4.0))
+    assert (len(set(scales.values())) == 2) == chosen.measured
+    domain = torch.tensor([0 if t.task.domain == "a" else 1 for t in batch])
+    weight = chosen.weights(domain, torch.tensor([len(v) for v in tokens])).tolist()
+    expected = sum(w * scales[t.task.domain] * sum(v) for w, t, v in zip(weight, batch, tokens, strict=True))
+    with torch.no_grad():
+        parts = distillation.losses(student.model, batch, scores, config, machine, Watch(), None, scales)
+        assert sum(part.item() for part in parts) == pytest.approx(expected, rel=1e-3)
 
 
 def test_aborted_episodes_are_counted_and_never_trained_on(

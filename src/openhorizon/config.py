@@ -183,6 +183,8 @@ class DistillConfig:
     direction: Literal["reverse", "forward"]  # KL(student | teacher), or the other way round
     top_k: int  # tokens of the support; with top_mass, at most
     top_mass: float | None  # the teacher's mass that the support reaches; null: always top_k tokens
+    aggregation: Literal["domain", "token", "sample", "dn_sigma", "budget"]
+    scale_bounds: tuple[float, ...]  # least and most of a domain's scale (dn_sigma, budget)
     loss_temperature: float  # of both distributions in the loss
     temperature: float  # of the rollouts
     max_horizon: int
@@ -372,6 +374,8 @@ def _check_distill(block: DistillConfig, where: str) -> None:
         raise ValueError(f"{where}.top_mass: {block.top_mass} is not above 0 and at most 1")
     if block.loss_temperature <= 0:
         raise ValueError(f"{where}.loss_temperature: {block.loss_temperature} is not above 0")
+    if len(block.scale_bounds) != 2 or not 0 < block.scale_bounds[0] <= 1 <= block.scale_bounds[1]:
+        raise ValueError(f"{where}.scale_bounds: {list(block.scale_bounds)} are not two numbers around 1")
     if block.support_loss == "sampled" and block.direction == "forward":
         raise ValueError(f"{where}.direction: forward cannot be estimated from what the student samples (sampled)")
 

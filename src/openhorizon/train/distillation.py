@@ -11,6 +11,7 @@ frozen copy is the student itself between two phases of updates, which is the sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,11 +21,11 @@ from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.config import BudgetConfig, DistillConfig, MachineConfig, RouterConfig
 from openhorizon.domains.base import Domain, Task
-from openhorizon.losses.reduce import domain_weights
+from openhorizon.losses.reduce import Ratios
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive, rng
 from openhorizon.train.experts import UNTOUCHED, Experts
-from openhorizon.train.objectives import token_losses, wanted
+from openhorizon.train.objectives import AGGREGATIONS, token_losses, wanted
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import (
     micro_batches,
@@ -33,7 +34,7 @@ from openhorizon.train.packing import (
     trained_tokens,
 )
 from openhorizon.train.router import Router
-from openhorizon.train.scores import TeacherScores
+from openhorizon.train.scores import TeacherScores, Wanted, score
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
@@ -60,6 +61,7 @@ def distil(
     experts = Experts(model, routers)
     policy.records_experts = routers.replay
     streams = {name: prompt_stream(prompts[name], derive(seed, "prompts", name)) for name in prompts}
+    aggregation, first, scales = AGGREGATIONS[config.aggregation], dict[str, torch.Tensor](), dict[str, float]()
     figures: dict[str, float] = {}
     for iteration in range(config.iterations):
         model.eval()
@@ -70,12 +72,17 @@ def distil(
             figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
         trajectories = [context for t in rolled if t.status is not Status.ABORTED for context in t.contexts]
         scores = router.score(trajectories, wanted(config), policy.never, machine)
+        if aggregation.measured:
+            ratios = log_ratios(model, trajectories, scores, wanted(config), policy.never, machine)
+            first = first or ratios
+            scales = aggregation.scales(ratios, first, (config.scale_bounds[0], config.scale_bounds[1]))
+            figures |= {f"scale@{name}": scale for name, scale in scales.items()}
         model.train()
         totals: dict[str, list[float]] = {}
         for batch in minibatches(trajectories, config.updates, derive(seed, "minibatches", iteration)):
             watch = Watch()
-            chosen = [trajectories[i] for i in batch]
-            step = optimizer.step(losses(model, chosen, [scores[i] for i in batch], config, machine, watch, experts))
+            chosen, said = [trajectories[i] for i in batch], [scores[i] for i in batch]
+            step = optimizer.step(losses(model, chosen, said, config, machine, watch, experts, scales))
             for key, value in (step | watch.figures()).items():
                 totals.setdefault(key, []).append(value)
         figures |= {key: sum(values) / len(values) for key, values in totals.items()}
@@ -129,6 +136,23 @@ def rollout_figures(name: str, trajectories: Sequence[Trajectory]) -> dict[str, 
     }
 
 
+def log_ratios(
+    model: PreTrainedModel,
+    trajectories: Sequence[Trajectory],
+    scores: Sequence[TeacherScores],
+    wanted: Wanted,
+    never_V: torch.Tensor,
+    machine: MachineConfig,
+) -> Ratios:
+    """By domain, the teacher's less the student's log-probability of each written token. The student's come from a pass
+    of their own, at the loss's temperature, and not from the sampler, whose temperature and valid ids are others."""
+    own = score([model], "", trajectories, replace(wanted, whole=False), never_V, machine)
+    found: dict[str, list[torch.Tensor]] = {}
+    for trajectory, said, mine in zip(trajectories, scores, own, strict=True):
+        found.setdefault(trajectory.task.domain, []).append(said.written_logprobs_N - mine.written_logprobs_N)
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
 class Watch:
     """Means over an update's tokens of what is monitored, by name: sums and counts that grow with its micro-batches."""
 
@@ -153,15 +177,19 @@ def losses(
     machine: MachineConfig,
     watch: Watch,
     experts: Experts | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> Iterator[torch.Tensor]:
-    """The objective by sample, domain and over domains (and the routers' auxiliary losses), in parts that add up to it:
-    one micro-batch's graph at a time."""
+    """The objective as the aggregation weighs its tokens, times their domain's scale (and the routers' auxiliary
+    losses), in parts that add up to it: one micro-batch's graph at a time."""
     head, device = output_layer(model, machine), model.device
     experts = experts or Experts(model, UNTOUCHED)
     update_tokens = sum(len(trajectory.ids) for trajectory in trajectories)
     names = sorted({t.task.domain for t in trajectories})
     domain_S = torch.tensor([names.index(t.task.domain) for t in trajectories])
-    weight_S = domain_weights(domain_S, torch.tensor([trained_tokens(t) for t in trajectories])).to(device)
+    tokens_S = torch.tensor([trained_tokens(t) for t in trajectories])
+    weight_S = AGGREGATIONS[config.aggregation].weights(domain_S, tokens_S).to(device)
+    if scales:
+        weight_S = weight_S * torch.tensor([scales[t.task.domain] for t in trajectories], device=device)
     for part in micro_batches(trajectories, machine.micro_tokens):
         packed = pack_trajectories(model, [trajectories[i] for i in part], machine)
         sample_N = torch.tensor(part)[packed.sample_RT[packed.train_RT]]

@@ -1,4 +1,5 @@
-"""What is minimised at each token the student wrote: one registry, behind which the loop knows no name.
+"""What is minimised at each token the student wrote, and how tokens add up: registries, behind which the loop knows no
+name.
 
 Every objective has the form (logits (C, V), what the teacher said) → (loss (C,), coverage ρ (C,)), position by
 position, so that logits are made some positions at a time (``losses/chunked.py``). One that needs the teacher's whole
@@ -18,6 +19,16 @@ import torch
 from openhorizon.config import DistillConfig
 from openhorizon.losses.chunked import by_chunks
 from openhorizon.losses.divergence import Direction, Said, entropy, full, gen_kl, sampled, tail
+from openhorizon.losses.reduce import (
+    Ratios,
+    domain_weights,
+    gap_scales,
+    sample_weights,
+    share_weights,
+    sigma_scales,
+    token_weights,
+    unscaled,
+)
 from openhorizon.losses.sva import sva
 from openhorizon.train.scores import Head, TeacherScores, Wanted, said_by
 
@@ -45,6 +56,25 @@ OBJECTIVES: dict[str, Objective] = {
     "tail": Objective(lambda logits, said, _, direction: tail(logits, said, direction)),
     "full": Objective(_full, whole=True),
     "sampled": Objective(lambda logits, said, _, direction: sampled(logits, said)),
+}
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """``weights`` of a sample's tokens from (domain index, trainable tokens) a sample; ``scales`` of the domains, which
+    multiply them, from the log-ratios of the written tokens, now and in the first iteration, where ``measured``."""
+
+    weights: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    scales: Callable[[Ratios, Ratios, tuple[float, float]], dict[str, float]] = unscaled
+    measured: bool = False
+
+
+AGGREGATIONS: dict[str, Aggregation] = {
+    "domain": Aggregation(domain_weights),
+    "token": Aggregation(token_weights),
+    "sample": Aggregation(sample_weights),
+    "dn_sigma": Aggregation(sample_weights, sigma_scales, measured=True),
+    "budget": Aggregation(share_weights, gap_scales, measured=True),
 }
 
 
