@@ -155,7 +155,7 @@ def updated(
     seconds of each."""
     model = start.model
     teachers = [Teacher(name, teacher.checkpoint) for name in sorted({t.task.domain for t in parts})]
-    router = Router(teachers, [t.domain for t in teachers], start.tokenizer.get_vocab())
+    router = Router(start, teachers, [t.domain for t in teachers], "hard", config.seed)
     never = LocalPolicy(start, 1).never
     scores = router.score(parts, wanted(config.distill), never, config.machine)
     optimizer = Optimizer(model, config.distill.optim, config.distill.updates * config.distill.iterations)

@@ -494,7 +494,7 @@ def test_the_loops_replay_where_the_recipe_says_so(fresh: Callable[[int], Checkp
                         policy, reference, domains, tasks(9, 3), BUDGET, grpo, advantage, 0, machine, log, router  # type: ignore[arg-type]
                     )  # fmt: skip
                 else:
-                    teachers = Router([teacher], ["count"], student.tokenizer.get_vocab())
+                    teachers = Router(student, [teacher], ["count"], "hard", 0)
                     distil(
                         policy, teachers, domains, {"count": tasks(9, 3)}, {"count": BUDGET}, distillation, 0, machine,
                         log, router,  # type: ignore[arg-type]

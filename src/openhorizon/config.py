@@ -183,6 +183,7 @@ class DistillConfig:
     direction: Literal["reverse", "forward"]  # KL(student | teacher), or the other way round
     top_k: int  # tokens of the support; with top_mass, at most
     top_mass: float | None  # the teacher's mass that the support reaches; null: always top_k tokens
+    routing: Literal["hard", "mixture", "shuffled", "merged"]
     aggregation: Literal["domain", "token", "sample", "dn_sigma", "budget"]
     scale_bounds: tuple[float, ...]  # least and most of a domain's scale (dn_sigma, budget)
     loss_temperature: float  # of both distributions in the loss

@@ -22,7 +22,8 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     """Write ``artifacts/distill``: the student. Raises ``ValueError`` where a teacher does not fit the student."""
     student = load_checkpoint(checkpoint_dir("sft"), config.machine)
     teachers = [load_teacher(checkpoint_dir(f"teacher@{name}"), name, config.machine) for name in config.domains]
-    router = Router(teachers, config.domains, student.tokenizer.get_vocab())
+    seed = derive(config.seed, "distill")
+    router = Router(student, teachers, config.domains, config.distill.routing, seed)
     prompts = {
         name: [
             task
@@ -39,7 +40,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         prompts,
         config.budget,
         config.distill,
-        derive(config.seed, "distill"),
+        seed,
         config.machine,
         log,
         config.router,
