@@ -16,13 +16,13 @@ from settings import laptop
 from openhorizon.agent.render import render_trajectory, write_action
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory, Turn
-from openhorizon.config import GrpoConfig, OptimConfig
+from openhorizon.config import CurriculumConfig, DistillConfig, GrpoConfig, OptimConfig
 from openhorizon.domains.base import Answer, Call, Task, Verdict
 from openhorizon.losses.sva import sva
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.train import distillation, supervised
-from openhorizon.train.distillation import Watch, distil, minibatches, prompt_stream
+from openhorizon.train.distillation import Watch, distil, first_turns, minibatches, prompt_stream
 from openhorizon.train.objectives import AGGREGATIONS, OBJECTIVES
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.reinforcement import group_advantage, reinforce
@@ -172,8 +172,8 @@ def test_aborted_episodes_are_counted_and_never_trained_on(
 
     student, trained = tiny(), []
 
-    def half_aborted(*arguments: Any) -> list[Trajectory]:
-        rolled = rollout(*arguments)
+    def half_aborted(*arguments: Any, **keys: Any) -> list[Trajectory]:
+        rolled = rollout(*arguments, **keys)
         return [replace(t, status=Status.ABORTED) if i % 2 else t for i, t in enumerate(rolled)]
 
     def watch(model: Any, trajectories: list[Trajectory], *others: Any) -> Any:
@@ -190,6 +190,90 @@ def test_aborted_episodes_are_counted_and_never_trained_on(
     distil(LocalPolicy(student, 8), router, domains, {"count": tasks(9)}, {"count": BUDGET}, config, 0, MACHINE, log)  # type: ignore[arg-type]
     assert log.rows[0]["aborted@count"] == 0.5
     assert len(trained) == 4 and all(t.status is not Status.ABORTED for t in trained)
+
+
+def trained_on(
+    student: Checkpoint, config: DistillConfig, monkeypatch: pytest.MonkeyPatch, horizon: int = 1, **given: Any
+) -> tuple[list[list[Trajectory]], Log]:
+    """What each iteration's updates were made on."""
+    seen: list[list[Trajectory]] = []
+
+    def watch(model: Any, trajectories: list[Trajectory], *others: Any) -> Any:
+        seen.append(list(trajectories))
+        return losses(model, trajectories, *others)
+
+    losses = distillation.losses
+    router = Router(student, [Teacher("count", build_teacher(student))], ["count"], "hard", 0)
+    domains: Any = {"count": CountDomain()}
+    prompts, log = {"count": tasks(30, horizon)}, Log()
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation, "losses", watch)
+        distil(
+            LocalPolicy(student, 8), router, domains, prompts, {"count": BUDGET}, config, 0, MACHINE, log, **given  # type: ignore[arg-type]
+        )  # fmt: skip
+    return seen, log
+
+
+def build_teacher(student: Checkpoint) -> Checkpoint:
+    """Another model: the student's, moved."""
+    teacher = replace(student, model=copy.deepcopy(student.model), hash="moved")
+    for parameter in teacher.model.parameters():
+        parameter.data.mul_(1.1)
+    teacher.model.requires_grad_(False)
+    return teacher
+
+
+def test_a_share_of_the_samples_are_demonstrations(
+    tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(DISTILL, iterations=4, prompts=5, updates=1, top_k=4, temperature=1.0, optim=OPTIM)
+    unique = {one.task.prompt: one for one in demonstrations(tiny(), 9)}
+    shown = {"count": [[one] for one in list(unique.values())[:6]]}
+    texts = {one.turns for (one,) in shown["count"]}
+    for share, counts in ((1.0, [5, 5, 5, 5]), (0.7, [4, 3, 4, 3]), (0.0, [0, 0, 0, 0])):
+        mixed = replace(config, on_policy=share)
+        seen, log = trained_on(tiny(), mixed, monkeypatch, demonstrations=shown if share < 1 else None)
+        assert [sum(t.turns not in texts for t in batch) for batch in seen] == counts
+        assert all(len(batch) == 5 for batch in seen)
+        assert all(("success@count" in row) == bool(count) for row, count in zip(log.rows, counts, strict=True))
+        given = [t.turns for batch in seen for t in batch if t.turns in texts]
+        assert share != 0.7 or set(given) == texts  # six in all, each once an epoch
+        again, _ = trained_on(tiny(), mixed, monkeypatch, demonstrations=shown if share < 1 else None)
+        assert [[t.turns for t in batch] for batch in again] == [[t.turns for t in batch] for batch in seen]
+    with pytest.raises(ValueError, match=r"on_policy: 0\.5 needs demonstrations of count"):
+        trained_on(tiny(), replace(config, on_policy=0.5), monkeypatch)
+
+
+def test_a_curriculum_lets_episodes_grow(fresh: Callable[[int], Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    student = fresh(1)
+    fit(student.model, demonstrations(student, 60), 30_000, OPTIM, 0, MACHINE, Log())  # type: ignore[arg-type]
+    still = replace(OPTIM, lr=1e-9)
+    config = replace(
+        DISTILL, iterations=5, prompts=6, updates=1, top_k=4, temperature=1.0, optim=still,
+        turn_curriculum=CurriculumConfig(turns=1, every=2), on_policy=0.5,
+    )  # fmt: skip
+    shown = {"count": [[one] for one in demonstrations(student, 6)]}
+    seen, _ = trained_on(student, config, monkeypatch, 3, demonstrations=shown)
+    longest = [max(sum(turn.role == "assistant" for turn in t.turns) for t in batch) for batch in seen]
+    assert longest == [1, 1, 2, 2, 3]
+    whole = demonstrations(student, 1)[0]
+    pieces = list(first_turns([whole, whole], 3))
+    assert pieces[0] is whole and pieces[1].turns == whole.turns[:2]
+    assert list(first_turns([whole, whole], 2)) == [whole] and list(first_turns([whole], None)) == [whole]
+
+
+def test_truncated_episodes_can_be_left_out(tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random student: most episodes are truncated, and an iteration without a sample is survived."""
+    config = replace(DISTILL, iterations=4, prompts=4, updates=1, top_k=4, temperature=1.0, optim=OPTIM)
+    kept, log = trained_on(tiny(), config, monkeypatch)
+    assert [len(batch) for batch in kept] == [4] * 4
+    assert any(t.status is Status.TRUNCATED for batch in kept for t in batch)
+    still = replace(config, truncated="drop", optim=replace(OPTIM, lr=1e-9))
+    dropped, log = trained_on(tiny(), still, monkeypatch)
+    left = [round(4 * (1 - row["truncated@count"])) for row in log.rows]
+    assert [len(batch) for batch in dropped] == [n for n in left if n] and min(left) == 0
+    assert [("loss" in row) for row in log.rows] == [n > 0 for n in left]
+    assert all(t.status is not Status.TRUNCATED for batch in dropped for t in batch)
 
 
 def test_a_frozen_teacher_cannot_be_trained(tiny: Callable[..., Checkpoint]) -> None:

@@ -173,6 +173,14 @@ class TeachConfig:
 
 
 @dataclass(frozen=True)
+class CurriculumConfig:
+    """How many turns an episode may have: ``turns`` at first, one more every ``every`` iterations."""
+
+    turns: int
+    every: int
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """Domain-routed on-policy distillation with SVA (sections 2.3, 4.3); docs/distillation.md has every option."""
 
@@ -188,6 +196,9 @@ class DistillConfig:
     scale_bounds: tuple[float, ...]  # least and most of a domain's scale (dn_sigma, budget)
     loss_temperature: float  # of both distributions in the loss
     temperature: float  # of the rollouts
+    on_policy: float  # share of the samples that the student writes; the others are verified demonstrations
+    turn_curriculum: CurriculumConfig | None  # null: episodes are as long as their budgets from the start
+    truncated: Literal["keep", "drop"]  # episodes that a budget ended
     max_horizon: int
     optim: OptimConfig
 
@@ -324,6 +335,11 @@ def _check(config: Config, where: str) -> None:
 
     _check_model(config.model, f"{where}:model")
     _check_distill(config.distill, f"{where}:distill")
+    if config.router.replay and config.distill.on_policy < 1:
+        raise ValueError(
+            f"{where}:distill.on_policy: {config.distill.on_policy} is less than 1, and router.replay has the experts "
+            "of rollouts alone"
+        )
     for key in ("balance", "z"):
         if getattr(config.router, key) < 0:
             raise ValueError(f"{where}:router.{key}: {getattr(config.router, key)} is less than 0")
@@ -379,6 +395,16 @@ def _check_distill(block: DistillConfig, where: str) -> None:
         raise ValueError(f"{where}.scale_bounds: {list(block.scale_bounds)} are not two numbers around 1")
     if block.support_loss == "sampled" and block.direction == "forward":
         raise ValueError(f"{where}.direction: forward cannot be estimated from what the student samples (sampled)")
+    if not 0 <= block.on_policy <= 1:
+        raise ValueError(f"{where}.on_policy: {block.on_policy} is not between 0 and 1")
+    if block.support_loss == "sampled" and block.on_policy < 1:
+        raise ValueError(f"{where}.on_policy: {block.on_policy}; sampled needs the student's own samples alone, 1")
+    if block.turn_curriculum:
+        for key in ("turns", "every"):
+            if getattr(block.turn_curriculum, key) < 1:
+                raise ValueError(f"{where}.turn_curriculum.{key}: {getattr(block.turn_curriculum, key)} is less than 1")
+        if block.truncated == "drop":
+            raise ValueError(f"{where}.truncated: drop leaves nothing of the episodes that turn_curriculum ends")
 
 
 def _check_generate(block: GenerateConfig, where: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from openhorizon.agent.trajectory import read_tasks
+from openhorizon.agent.compaction import render_contexts
+from openhorizon.agent.trajectory import Trajectory, read_tasks, read_trajectories
 from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_json
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
-from openhorizon.model.load import load_checkpoint, load_teacher, save_checkpoint
+from openhorizon.model.load import Checkpoint, load_checkpoint, load_teacher, save_checkpoint
 from openhorizon.model.sampler import local_policy
 from openhorizon.seeds import derive
 from openhorizon.train.distillation import distil
@@ -33,6 +34,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         for name in config.domains
     }
     policy = local_policy(student, config.machine)
+    demonstrations = {name: verified(config, name, student) for name in config.domains if config.distill.on_policy < 1}
     figures = distil(
         policy,
         router,
@@ -44,8 +46,18 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         config.machine,
         log,
         config.router,
+        demonstrations,
     )
     with replace_dir(stage_dir("distill")) as folder:
         save_checkpoint(student.model, student.tokenizer, folder)
         log.save_curves(folder)
         write_json(folder / "metrics.json", figures | {f"teacher@{t.domain}": t.checkpoint.hash for t in teachers})
+
+
+def verified(config: Config, name: str, student: Checkpoint) -> list[list[Trajectory]]:
+    """The domain's demonstrations that the SFT student saw, too, no longer than the prompts: each its contexts, within
+    the budget that a rollout has."""
+    found = read_trajectories(stage_dir("generate", name) / "demonstrations.parquet")[: config.sft.demonstrations]
+    short = [trajectory for trajectory in found if trajectory.task.horizon <= config.distill.max_horizon]
+    limit = config.budget[name].context_tokens
+    return [render_contexts(student.renderer, DOMAINS, trajectory, limit) for trajectory in short]

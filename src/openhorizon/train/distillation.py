@@ -4,15 +4,18 @@ An iteration: a frozen copy of the student rolls out prompts of every domain in 
 each sample's own domain scores the tokens that the student wrote; the student takes a few updates on the reverse KL
 over the teacher's salient vocabulary, averaged by sample, then domain, then over domains.
 
-TRUNCATED episodes are kept as valid prefixes; ABORTED ones were retried by the rollout and are never trained on. The
-frozen copy is the student itself between two phases of updates, which is the same thing and costs no memory.
+TRUNCATED episodes are kept as valid prefixes; ABORTED ones were retried by the rollout and are never trained on. All of
+this is as the block ``distill`` says, whose defaults are the paper's (docs/distillation.md). The frozen copy is the
+student itself between two phases of updates, which is the same thing and costs no memory.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from fractions import Fraction
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -39,6 +42,7 @@ from openhorizon.train.scores import TeacherScores, Wanted, score
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
 
+Item = TypeVar("Item")
 LOGGED_TURNS = 4  # ρ is logged for turns 1..3 and 4+
 
 
@@ -53,24 +57,34 @@ def distil(
     machine: MachineConfig,
     log: StageLog,
     routers: RouterConfig = UNTOUCHED,
+    demonstrations: Mapping[str, Sequence[Sequence[Trajectory]]] | None = None,
 ) -> dict[str, float]:
-    """Train the policy's model in place, on ``prompts`` by domain in the worlds ``domains``. Returns the last
-    iteration's figures."""
+    """Train the policy's model in place, on ``prompts`` by domain in the worlds ``domains`` and, for the share that is
+    not on-policy, on ``demonstrations`` by domain (each its contexts, with token ids). Returns the last iteration's
+    figures."""
     model = policy.checkpoint.model
     optimizer = Optimizer(model, config.optim, config.iterations * config.updates)
     experts = Experts(model, routers)
     policy.records_experts = routers.replay
     streams = {name: prompt_stream(prompts[name], derive(seed, "prompts", name)) for name in prompts}
+    shown = {name: endless(given, derive(seed, "shown", name)) for name, given in (demonstrations or {}).items()}
+    if config.on_policy < 1 and shown.keys() != prompts.keys():
+        raise ValueError(f"distill.on_policy: {config.on_policy} needs demonstrations of {', '.join(prompts)}")
     aggregation, first, scales = AGGREGATIONS[config.aggregation], dict[str, torch.Tensor](), dict[str, float]()
     figures: dict[str, float] = {}
     for iteration in range(config.iterations):
         model.eval()
-        tasks = [next(streams[name]) for name in prompts for _ in range(config.prompts)]
-        rolled = rollout(domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration))
+        given, limit = off_policy(config, iteration), turn_limit(config, iteration)
+        tasks = [next(streams[name]) for name in prompts for _ in range(config.prompts - given)]
+        rolled = rollout(
+            domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration), turns=limit
+        )
         figures = {}
-        for name in prompts:
+        for name in prompts if rolled else ():
             figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
-        trajectories = [context for t in rolled if t.status is not Status.ABORTED for context in t.contexts]
+        unused = {Status.ABORTED} | ({Status.TRUNCATED} if config.truncated == "drop" else set())
+        trajectories = [context for t in rolled if t.status not in unused for context in t.contexts]
+        trajectories += [c for name in prompts for _ in range(given) for c in first_turns(next(shown[name]), limit)]
         scores = router.score(trajectories, wanted(config), policy.never, machine)
         if aggregation.measured:
             ratios = log_ratios(model, trajectories, scores, wanted(config), policy.never, machine)
@@ -91,8 +105,11 @@ def distil(
         tokens = sum(len(t.ids) for t in trajectories)
         log.tokens(tokens)
         log.metrics(iteration, **figures, **curves)
-        success = sum(figures[f"success@{name}"] for name in prompts) / len(prompts)
-        log.progress(iteration + 1, config.iterations, f"loss {figures['loss']:.4f}, rollout success {success:.2f}")
+        said = [f"loss {figures['loss']:.4f}" if trajectories else "nothing to train on"]
+        if rolled:
+            success = sum(figures[f"success@{name}"] for name in prompts) / len(prompts)
+            said.append(f"rollout success {success:.2f}")
+        log.progress(iteration + 1, config.iterations, ", ".join(said))
     model.eval()
     policy.records_experts = False
     return figures
@@ -103,12 +120,45 @@ def prompt_stream(tasks: Sequence[Task], seed: int) -> Iterator[Task]:
     unique = list({task.prompt: task for task in tasks}.values())
     if not unique:
         raise ValueError("no prompts to roll out; raise max_horizon or generate more prompts")
+    return endless(unique, seed)
+
+
+def endless(items: Sequence[Item], seed: int) -> Iterator[Item]:
+    """Endless items, each once an epoch, reshuffled.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not items:
+        raise ValueError("distill.on_policy: no demonstrations; raise distill.max_horizon or sft.demonstrations")
     epoch = 0
     while True:
-        order = list(unique)
+        order = list(items)
         rng(seed, epoch).shuffle(order)
         yield from order
         epoch += 1
+
+
+def off_policy(config: DistillConfig, iteration: int) -> int:
+    """How many of an iteration's samples a domain are demonstrations: over iterations, exactly the share."""
+    share = Fraction(str(config.prompts)) * (1 - Fraction(str(config.on_policy)))
+    return math.floor(share * (iteration + 1)) - math.floor(share * iteration)
+
+
+def turn_limit(config: DistillConfig, iteration: int) -> int | None:
+    """The most turns of an episode in this iteration; None: its budget's."""
+    curriculum = config.turn_curriculum
+    return curriculum.turns + iteration // curriculum.every if curriculum else None
+
+
+def first_turns(contexts: Sequence[Trajectory], limit: int | None) -> Iterator[Trajectory]:
+    """An episode's contexts up to its ``limit``-th turn of the assistant."""
+    left = math.inf if limit is None else limit
+    for context in contexts:
+        ends = [i + 1 for i, turn in enumerate(context.turns) if turn.role == "assistant"]
+        if left > 0:
+            yield context if len(ends) <= left else replace(context, turns=context.turns[: ends[int(left) - 1]])
+        left -= len(ends)
 
 
 def minibatches(trajectories: Sequence[Trajectory], count: int, seed: int) -> list[list[int]]:
