@@ -89,6 +89,8 @@ def test_a_wrong_type_is_named_with_its_path(
         ({"turn_curriculum": {"turns": 0, "every": 1}}, "distill.turn_curriculum.turns: 0"),
         ({"turn_curriculum": {"turns": 2}}, "distill.turn_curriculum: missing key 'every'"),
         ({"turn_curriculum": {"turns": 2, "every": 1}, "truncated": "drop"}, "distill.truncated: drop"),
+        ({"alarm": {"rho_drop": 0, "length_growth": 2, "stop": False}}, "distill.alarm.rho_drop: 0"),
+        ({"alarm": {"rho_drop": 0.1, "length_growth": 1, "stop": False}}, "distill.alarm.length_growth: 1"),
         ({"support_loss": "sampled", "direction": "forward"}, "distill.direction: forward"),
     ],
 )

@@ -22,13 +22,14 @@ from openhorizon.losses.sva import sva
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.train import distillation, supervised
-from openhorizon.train.distillation import Watch, distil, first_turns, minibatches, prompt_stream
+from openhorizon.train.distillation import distil, first_turns, minibatches, prompt_stream
 from openhorizon.train.objectives import AGGREGATIONS, OBJECTIVES
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.reinforcement import group_advantage, reinforce
 from openhorizon.train.router import Router
 from openhorizon.train.scores import Wanted, score
 from openhorizon.train.supervised import fit
+from openhorizon.train.watch import Watch
 
 OPTIM = OptimConfig(lr=5e-3, schedule="constant", warmup=0.0, weight_decay=0.0, grad_clip=1.0, batch_tokens=512)
 DISTILL = laptop().distill
@@ -40,9 +41,13 @@ class Log:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
+        self.timings: list[dict[str, float]] = []
 
     def metrics(self, step: int, **values: float) -> None:
         self.rows.append(values)
+
+    def timing(self, step: int, **values: float) -> None:
+        self.timings.append(values)
 
     def progress(self, done: int, total: int, note: str = "") -> None: ...
 

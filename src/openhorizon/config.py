@@ -181,6 +181,15 @@ class CurriculumConfig:
 
 
 @dataclass(frozen=True)
+class AlarmConfig:
+    """When a distillation says that it goes wrong: a domain against its own first iteration."""
+
+    rho_drop: float  # ρ falls by more
+    length_growth: float  # tokens written an episode grow by more than this factor
+    stop: bool  # whether it ends there, with an error
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """Domain-routed on-policy distillation with SVA (sections 2.3, 4.3); docs/distillation.md has every option."""
 
@@ -199,6 +208,7 @@ class DistillConfig:
     on_policy: float  # share of the samples that the student writes; the others are verified demonstrations
     turn_curriculum: CurriculumConfig | None  # null: episodes are as long as their budgets from the start
     truncated: Literal["keep", "drop"]  # episodes that a budget ended
+    alarm: AlarmConfig
     max_horizon: int
     optim: OptimConfig
 
@@ -399,6 +409,10 @@ def _check_distill(block: DistillConfig, where: str) -> None:
         raise ValueError(f"{where}.on_policy: {block.on_policy} is not between 0 and 1")
     if block.support_loss == "sampled" and block.on_policy < 1:
         raise ValueError(f"{where}.on_policy: {block.on_policy}; sampled needs the student's own samples alone, 1")
+    if not 0 < block.alarm.rho_drop <= 1:
+        raise ValueError(f"{where}.alarm.rho_drop: {block.alarm.rho_drop} is not above 0 and at most 1")
+    if block.alarm.length_growth <= 1:
+        raise ValueError(f"{where}.alarm.length_growth: {block.alarm.length_growth} is not more than 1")
     if block.turn_curriculum:
         for key in ("turns", "every"):
             if getattr(block.turn_curriculum, key) < 1:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -38,12 +39,21 @@ from openhorizon.train.packing import (
 )
 from openhorizon.train.router import Router
 from openhorizon.train.scores import TeacherScores, Wanted, score
+from openhorizon.train.watch import (
+    DEPTHS,
+    LOGGED_TURNS,
+    Clock,
+    Watch,
+    alarms,
+    depth_of_tokens,
+    rollout_figures,
+    turn_of_tokens,
+)
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
 
 Item = TypeVar("Item")
-LOGGED_TURNS = 4  # ρ is logged for turns 1..3 and 4+
 
 
 def distil(
@@ -71,14 +81,16 @@ def distil(
     if config.on_policy < 1 and shown.keys() != prompts.keys():
         raise ValueError(f"distill.on_policy: {config.on_policy} needs demonstrations of {', '.join(prompts)}")
     aggregation, first, scales = AGGREGATIONS[config.aggregation], dict[str, torch.Tensor](), dict[str, float]()
-    figures: dict[str, float] = {}
+    begin, figures = dict[str, float](), dict[str, float]()
     for iteration in range(config.iterations):
         model.eval()
+        clock = Clock(model.device)
         given, limit = off_policy(config, iteration), turn_limit(config, iteration)
         tasks = [next(streams[name]) for name in prompts for _ in range(config.prompts - given)]
         rolled = rollout(
             domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration), turns=limit
         )
+        clock.lap("rollout")
         figures = {}
         for name in prompts if rolled else ():
             figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
@@ -86,11 +98,12 @@ def distil(
         trajectories = [context for t in rolled if t.status not in unused for context in t.contexts]
         trajectories += [c for name in prompts for _ in range(given) for c in first_turns(next(shown[name]), limit)]
         scores = router.score(trajectories, wanted(config), policy.never, machine)
-        if aggregation.measured:
+        if aggregation.measured and trajectories:
             ratios = log_ratios(model, trajectories, scores, wanted(config), policy.never, machine)
             first = first or ratios
             scales = aggregation.scales(ratios, first, (config.scale_bounds[0], config.scale_bounds[1]))
             figures |= {f"scale@{name}": scale for name, scale in scales.items()}
+        clock.lap("scoring")
         model.train()
         totals: dict[str, list[float]] = {}
         for batch in minibatches(trajectories, config.updates, derive(seed, "minibatches", iteration)):
@@ -99,20 +112,32 @@ def distil(
             step = optimizer.step(losses(model, chosen, said, config, machine, watch, experts, scales))
             for key, value in (step | watch.figures()).items():
                 totals.setdefault(key, []).append(value)
+        clock.lap("update")
         figures |= {key: sum(values) / len(values) for key, values in totals.items()}
         curves, worst = experts.health()
-        figures |= worst
+        begin = begin or (figures if trajectories else {})
+        wrong = alarms(figures, begin, config.alarm)
+        figures |= worst | {"alarms": len(wrong)}
         tokens = sum(len(t.ids) for t in trajectories)
+        curves |= {"tokens_rollout": sum(sum(t.loss_mask) for t in rolled), "tokens_update": tokens}
+        curves["tokens_scoring"] = router.read(trajectories)
         log.tokens(tokens)
         log.metrics(iteration, **figures, **curves)
-        said = [f"loss {figures['loss']:.4f}" if trajectories else "nothing to train on"]
-        if rolled:
-            success = sum(figures[f"success@{name}"] for name in prompts) / len(prompts)
-            said.append(f"rollout success {success:.2f}")
-        log.progress(iteration + 1, config.iterations, ", ".join(said))
+        log.timing(iteration, **{f"seconds_{name}": seconds for name, seconds in clock.seconds.items()})
+        for words in wrong:
+            print(f"distill: iteration {iteration + 1}: {words}", flush=True)
+        if wrong and config.alarm.stop:
+            raise ValueError(f"distill.alarm: stopped at iteration {iteration + 1}: {'; '.join(wrong)}")
+        log.progress(iteration + 1, config.iterations, _progress(figures, prompts))
     model.eval()
     policy.records_experts = False
     return figures
+
+
+def _progress(figures: Mapping[str, float], prompts: Mapping[str, Sequence[Task]]) -> str:
+    said = [f"loss {figures['loss']:.4f}" if "loss" in figures else "nothing to train on"]
+    solved = [figures[f"success@{name}"] for name in prompts if f"success@{name}" in figures]
+    return ", ".join([*said, f"rollout success {sum(solved) / len(solved):.2f}"] if solved else said)
 
 
 def prompt_stream(tasks: Sequence[Task], seed: int) -> Iterator[Task]:
@@ -175,17 +200,6 @@ def minibatches(trajectories: Sequence[Trajectory], count: int, seed: int) -> li
     return [batch for batch in dealt if batch]
 
 
-def rollout_figures(name: str, trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Success, length and how episodes ended, for one domain."""
-    n = len(trajectories)
-    return {
-        f"success@{name}": sum(t.status is Status.SOLVED for t in trajectories) / n,
-        f"truncated@{name}": sum(t.status is Status.TRUNCATED for t in trajectories) / n,
-        f"aborted@{name}": sum(t.status is Status.ABORTED for t in trajectories) / n,
-        f"length@{name}": sum(sum(t.loss_mask) for t in trajectories) / n,
-    }
-
-
 def log_ratios(
     model: PreTrainedModel,
     trajectories: Sequence[Trajectory],
@@ -201,22 +215,6 @@ def log_ratios(
     for trajectory, said, mine in zip(trajectories, scores, own, strict=True):
         found.setdefault(trajectory.task.domain, []).append(said.written_logprobs_N - mine.written_logprobs_N)
     return {name: torch.cat(parts) for name, parts in found.items()}
-
-
-class Watch:
-    """Means over an update's tokens of what is monitored, by name: sums and counts that grow with its micro-batches."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, list[float]] = {}
-
-    def add(self, name: str, values_N: torch.Tensor) -> None:
-        if len(values_N):
-            held = self._sums.setdefault(name, [0.0, 0.0])
-            held[0] += values_N.sum().item()
-            held[1] += len(values_N)
-
-    def figures(self) -> dict[str, float]:
-        return {name: total / count for name, (total, count) in self._sums.items()}
 
 
 def losses(
@@ -246,24 +244,18 @@ def losses(
         order = torch.unique_consecutive(sample_N).tolist()  # samples are contiguous in a row
         written_N = packed.ids_RT[packed.train_RT].to(device)
         said = [scores[i] for i in order]
-        tail_N = torch.cat([scores[i].tail_mass_N for i in order])
+        domain_N = domain_S[sample_N].to(device)
         with experts.replayed(packed, [trajectories[i] for i in part]):
             hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens)
+            if hidden_NH.requires_grad:
+                hidden_NH.register_hook(partial(watch.gradient, index_N=domain_N, labels=names))
             loss_N, rho_N, entropy_N = token_losses(head, hidden_NH, model.config.vocab_size, written_N, said, config)
             yield (loss_N * weight_S[sample_N.to(device)]).sum() + auxiliary
-        turn_N = torch.cat([_turn_of_tokens(trajectories[i]) for i in order]).clamp(max=LOGGED_TURNS).to(device)
-        domain_N = domain_S[sample_N].to(device)
-        for d, name in enumerate(names):
-            mine_N = domain_N == d
-            watch.add(f"loss@{name}", loss_N.detach()[mine_N])
-            watch.add(f"rho@{name}", rho_N[mine_N])
-            watch.add(f"entropy@{name}", entropy_N[mine_N])
-            watch.add(f"teacher_mass@{name}", 1 - tail_N.to(device)[mine_N])
-            for turn in range(1, LOGGED_TURNS + 1):
-                watch.add(f"rho@{name}/turn{turn}", rho_N[mine_N & (turn_N == turn)])
-
-
-def _turn_of_tokens(trajectory: Trajectory) -> torch.Tensor:
-    """1 for tokens of the first assistant turn, 2 for the second, …: aligned with the trainable tokens."""
-    turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
-    return torch.cat([torch.full((len(turn.ids),), i + 1) for i, turn in enumerate(turns)])
+        mass_N = 1 - torch.cat([scores[i].tail_mass_N for i in order]).to(device)
+        watched = {"loss": loss_N.detach(), "rho": rho_N, "teacher_mass": mass_N}
+        watch.add(watched | {"entropy": entropy_N}, domain_N, names)
+        turn_N = torch.cat([turn_of_tokens(trajectories[i]) for i in order]).clamp(max=LOGGED_TURNS).to(device)
+        depth_N = torch.cat([depth_of_tokens(trajectories[i]) for i in order]).to(device)
+        for kind, count, place_N in (("turn", LOGGED_TURNS, turn_N), ("depth", DEPTHS, depth_N)):
+            labels = [f"{name}/{kind}{place}" for name in names for place in range(1, count + 1)]
+            watch.add(watched, domain_N * count + place_N - 1, labels)

@@ -56,6 +56,10 @@ class Router:
             results.update(zip(mine, scored, strict=True))
         return [results[i] for i in range(len(trajectories))]
 
+    def read(self, trajectories: Sequence[Trajectory]) -> int:
+        """Tokens that the teachers read to score these."""
+        return sum(len(t.ids) * len(self.routes[t.task.domain]) for t in trajectories)
+
 
 def hard(teachers: Teachers, seed: int) -> Routes:
     """Each domain its own."""
