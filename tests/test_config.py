@@ -91,6 +91,7 @@ def test_a_wrong_type_is_named_with_its_path(
         ({"turn_curriculum": {"turns": 2, "every": 1}, "truncated": "drop"}, "distill.truncated: drop"),
         ({"alarm": {"rho_drop": 0, "length_growth": 2, "stop": False}}, "distill.alarm.rho_drop: 0"),
         ({"alarm": {"rho_drop": 0.1, "length_growth": 1, "stop": False}}, "distill.alarm.length_growth: 1"),
+        ({"min_headroom": 5.0}, "distill.min_headroom: 5.0"),
         ({"support_loss": "sampled", "direction": "forward"}, "distill.direction: forward"),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_limit_of_turns_ends_an_episode_before_its_budget(
     tasks = [task(count_domain, horizon, begin) for horizon, begin in ((1, 40), (2, 30), (3, 20))]
     policy, budgets, domains = ScriptedPolicy(tokenizer, count_up), {"count": BUDGET}, {"count": count_domain}
     whole = rollout(domains, tasks, policy, budgets, 1.0, 0)
-    limited = rollout(domains, tasks, policy, budgets, 1.0, 0, turns=3)
+    limited = rollout(domains, tasks, policy, budgets, 1.0, 0, max_turns=3)
     assert [t.status for t in whole] == [Status.SOLVED] * 3
     assert [t.status for t in limited] == [Status.SOLVED, Status.SOLVED, Status.TRUNCATED]
     assert limited[:2] == whole[:2]

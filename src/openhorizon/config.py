@@ -209,6 +209,7 @@ class DistillConfig:
     turn_curriculum: CurriculumConfig | None  # null: episodes are as long as their budgets from the start
     truncated: Literal["keep", "drop"]  # episodes that a budget ended
     alarm: AlarmConfig
+    min_headroom: float | None  # by which a teacher must beat the SFT model in validation; null: it is reported
     max_horizon: int
     optim: OptimConfig
 
@@ -409,6 +410,8 @@ def _check_distill(block: DistillConfig, where: str) -> None:
         raise ValueError(f"{where}.on_policy: {block.on_policy} is not between 0 and 1")
     if block.support_loss == "sampled" and block.on_policy < 1:
         raise ValueError(f"{where}.on_policy: {block.on_policy}; sampled needs the student's own samples alone, 1")
+    if block.min_headroom is not None and not -1 <= block.min_headroom <= 1:
+        raise ValueError(f"{where}.min_headroom: {block.min_headroom} is not between -1 and 1")
     if not 0 < block.alarm.rho_drop <= 1:
         raise ValueError(f"{where}.alarm.rho_drop: {block.alarm.rho_drop} is not above 0 and at most 1")
     if block.alarm.length_growth <= 1:

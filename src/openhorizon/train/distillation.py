@@ -80,7 +80,8 @@ def distil(
     shown = {name: endless(given, derive(seed, "shown", name)) for name, given in (demonstrations or {}).items()}
     if config.on_policy < 1 and shown.keys() != prompts.keys():
         raise ValueError(f"distill.on_policy: {config.on_policy} needs demonstrations of {', '.join(prompts)}")
-    aggregation, first, scales = AGGREGATIONS[config.aggregation], dict[str, torch.Tensor](), dict[str, float]()
+    aggregation, scales = AGGREGATIONS[config.aggregation], dict[str, float]()
+    first: Ratios = {}
     begin, figures = dict[str, float](), dict[str, float]()
     for iteration in range(config.iterations):
         model.eval()
@@ -88,7 +89,7 @@ def distil(
         given, limit = off_policy(config, iteration), turn_limit(config, iteration)
         tasks = [next(streams[name]) for name in prompts for _ in range(config.prompts - given)]
         rolled = rollout(
-            domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration), turns=limit
+            domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration), max_turns=limit
         )
         clock.lap("rollout")
         figures = {}
