@@ -44,12 +44,13 @@ from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.load import Checkpoint, Teacher, load_checkpoint, place
 from openhorizon.model.routing import recording, routers
 from openhorizon.model.sampler import LocalPolicy
-from openhorizon.train.distillation import losses, minibatches
+from openhorizon.train.distillation import losses
 from openhorizon.train.experts import Experts, packed_experts
 from openhorizon.train.objectives import wanted
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import micro_batches, output_layer, pack_trajectories, packed_hidden
 from openhorizon.train.router import Router
+from openhorizon.train.samples import minibatches
 from openhorizon.train.supervised import fit
 from openhorizon.train.watch import Watch
 

@@ -22,11 +22,12 @@ from openhorizon.losses.sva import sva
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.train import distillation, supervised
-from openhorizon.train.distillation import distil, first_turns, minibatches, prompt_stream
+from openhorizon.train.distillation import distil
 from openhorizon.train.objectives import AGGREGATIONS, OBJECTIVES
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.reinforcement import group_advantage, reinforce
 from openhorizon.train.router import Router
+from openhorizon.train.samples import first_turns, minibatches, prompt_stream
 from openhorizon.train.scores import Wanted, score
 from openhorizon.train.supervised import fit
 from openhorizon.train.watch import Watch
@@ -279,6 +280,18 @@ def test_truncated_episodes_can_be_left_out(tiny: Callable[..., Checkpoint], mon
     assert [len(batch) for batch in dropped] == [n for n in left if n] and min(left) == 0
     assert [("loss" in row) for row in log.rows] == [n > 0 for n in left]
     assert all(t.status is not Status.TRUNCATED for batch in dropped for t in batch)
+
+
+def test_a_run_without_a_single_sample_is_an_error(
+    tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def aborted(*arguments: Any, **keys: Any) -> list[Trajectory]:
+        return [replace(t, status=Status.ABORTED) for t in rollout(*arguments, **keys)]
+
+    monkeypatch.setattr(distillation, "rollout", aborted)
+    config = replace(DISTILL, iterations=2, prompts=2, updates=1, top_k=4, optim=OPTIM)
+    with pytest.raises(ValueError, match="no sample to train on in 2 iterations"):
+        trained_on(tiny(), config, monkeypatch)
 
 
 def test_a_frozen_teacher_cannot_be_trained(tiny: Callable[..., Checkpoint]) -> None:

@@ -11,12 +11,10 @@ student itself between two phases of updates, which is the same thing and costs 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel
@@ -27,7 +25,7 @@ from openhorizon.config import BudgetConfig, DistillConfig, MachineConfig, Route
 from openhorizon.domains.base import Domain, Task
 from openhorizon.losses.reduce import Ratios
 from openhorizon.model.sampler import LocalPolicy
-from openhorizon.seeds import derive, rng
+from openhorizon.seeds import derive
 from openhorizon.train.experts import UNTOUCHED, Experts
 from openhorizon.train.objectives import AGGREGATIONS, token_losses, wanted
 from openhorizon.train.optim import Optimizer
@@ -38,6 +36,7 @@ from openhorizon.train.packing import (
     trained_tokens,
 )
 from openhorizon.train.router import Router
+from openhorizon.train.samples import endless, first_turns, minibatches, off_policy, prompt_stream, turn_limit
 from openhorizon.train.scores import TeacherScores, Wanted, score
 from openhorizon.train.watch import (
     DEPTHS,
@@ -52,8 +51,6 @@ from openhorizon.train.watch import (
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
-
-Item = TypeVar("Item")
 
 
 def distil(
@@ -130,6 +127,10 @@ def distil(
         if wrong and config.alarm.stop:
             raise ValueError(f"distill.alarm: stopped at iteration {iteration + 1}: {'; '.join(wrong)}")
         log.progress(iteration + 1, config.iterations, _progress(figures, prompts))
+    if not begin:
+        raise ValueError(
+            f"distill: no sample to train on in {config.iterations} iterations; truncated: {config.truncated}"
+        )
     model.eval()
     policy.records_experts = False
     return figures
@@ -139,66 +140,6 @@ def _progress(figures: Mapping[str, float], prompts: Mapping[str, Sequence[Task]
     said = [f"loss {figures['loss']:.4f}" if "loss" in figures else "nothing to train on"]
     solved = [figures[f"success@{name}"] for name in prompts if f"success@{name}" in figures]
     return ", ".join([*said, f"rollout success {sum(solved) / len(solved):.2f}"] if solved else said)
-
-
-def prompt_stream(tasks: Sequence[Task], seed: int) -> Iterator[Task]:
-    """Endless tasks, each once an epoch, reshuffled; duplicates of a prompt are dropped."""
-    unique = list({task.prompt: task for task in tasks}.values())
-    if not unique:
-        raise ValueError("no prompts to roll out; raise max_horizon or generate more prompts")
-    return endless(unique, seed)
-
-
-def endless(items: Sequence[Item], seed: int) -> Iterator[Item]:
-    """Endless items, each once an epoch, reshuffled.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if not items:
-        raise ValueError("distill.on_policy: no demonstrations; raise distill.max_horizon or sft.demonstrations")
-    epoch = 0
-    while True:
-        order = list(items)
-        rng(seed, epoch).shuffle(order)
-        yield from order
-        epoch += 1
-
-
-def off_policy(config: DistillConfig, iteration: int) -> int:
-    """How many of an iteration's samples a domain are demonstrations: over iterations, exactly the share."""
-    share = Fraction(str(config.prompts)) * (1 - Fraction(str(config.on_policy)))
-    return math.floor(share * (iteration + 1)) - math.floor(share * iteration)
-
-
-def turn_limit(config: DistillConfig, iteration: int) -> int | None:
-    """The most turns of an episode in this iteration; None: its budget's."""
-    curriculum = config.turn_curriculum
-    return curriculum.turns + iteration // curriculum.every if curriculum else None
-
-
-def first_turns(contexts: Sequence[Trajectory], limit: int | None) -> Iterator[Trajectory]:
-    """An episode's contexts up to its ``limit``-th turn of the assistant."""
-    left = math.inf if limit is None else limit
-    for context in contexts:
-        ends = [i + 1 for i, turn in enumerate(context.turns) if turn.role == "assistant"]
-        if left > 0:
-            yield context if len(ends) <= left else replace(context, turns=context.turns[: ends[int(left) - 1]])
-        left -= len(ends)
-
-
-def minibatches(trajectories: Sequence[Trajectory], count: int, seed: int) -> list[list[int]]:
-    """Indices dealt into ``count`` minibatches, each with its share of every domain."""
-    by_domain: dict[str, list[int]] = {}
-    order = list(range(len(trajectories)))
-    rng(seed).shuffle(order)
-    for i in order:
-        by_domain.setdefault(trajectories[i].task.domain, []).append(i)
-    dealt: list[list[int]] = [[] for _ in range(count)]
-    for indices in by_domain.values():
-        for position, i in enumerate(indices):
-            dealt[position % count].append(i)
-    return [batch for batch in dealt if batch]
 
 
 def log_ratios(
