@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUDGET, GRPO, MACHINE, CountDomain, RememberingDomain
+from settings import laptop
 from test_packing import model_of, samples
 from test_training import OPTIM, Log, demonstrations, tasks
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -20,7 +21,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Trajectory, read_trajectories, write_trajectories
-from openhorizon.config import DistillConfig, RouterConfig
+from openhorizon.config import RouterConfig
 from openhorizon.losses.balance import load_balance, router_z, shares
 from openhorizon.model import ragged
 from openhorizon.model.attention import SEGMENTS
@@ -462,8 +463,15 @@ def test_the_loops_replay_where_the_recipe_says_so(fresh: Callable[[int], Checkp
     reference = copy.deepcopy(start.model).requires_grad_(False)
     grpo = replace(GRPO, dynamic_sampling=False)
     teacher = Teacher("count", copy.deepcopy(start))
-    distillation = DistillConfig(
-        iterations=1, prompts=6, updates=1, top_k=16, temperature=1.0, max_horizon=3, optim=replace(OPTIM, lr=5e-4)
+    distillation = replace(
+        laptop().distill,
+        iterations=1,
+        prompts=6,
+        updates=1,
+        top_k=16,
+        temperature=1.0,
+        max_horizon=3,
+        optim=replace(OPTIM, lr=5e-4),
     )
     machine, advantage = replace(MACHINE, micro_tokens=300), normalised(lambda t: outcome(t) + 0.5 * t.verdict.score)
     told: list[int] = []
@@ -484,7 +492,7 @@ def test_the_loops_replay_where_the_recipe_says_so(fresh: Callable[[int], Checkp
                         policy, reference, domains, tasks(9, 3), BUDGET, grpo, advantage, 0, machine, log, router  # type: ignore[arg-type]
                     )  # fmt: skip
                 else:
-                    teachers = Router([teacher], ["count"], student.tokenizer.get_vocab())
+                    teachers = Router(student, [teacher], ["count"], "hard", 0)
                     distil(
                         policy, teachers, domains, {"count": tasks(9, 3)}, {"count": BUDGET}, distillation, 0, machine,
                         log, router,  # type: ignore[arg-type]
