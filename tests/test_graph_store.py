@@ -378,6 +378,16 @@ def test_a_group_that_waits_on_disk_is_written_as_one_in_memory(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["by_row", "by_table", "reference"]
 
 
+def test_what_a_table_holds_in_memory_does_not_grow_with_its_rows(tmp_path: Path) -> None:
+    table, text = store._Table(tmp_path / "nodes", store._SCHEMAS["nodes"]), "word " * 40
+    before, held = pa.total_allocated_bytes(), []
+    for i in range(10 * store.LOOSE):  # less than a row group, 8 MB of text
+        table.row((i, "action", "notes", i, 0, "tool calling", text), len(text))
+        held.append(pa.total_allocated_bytes() - before)
+    table.close()
+    assert max(held) < 2 * store.LOOSE * len(text)
+
+
 def test_shards_merge_into_what_one_writer_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trajectories = [wandering(seed) for seed in range(60)]
     whole = write(tmp_path / "whole", trajectories)
