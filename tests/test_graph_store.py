@@ -8,9 +8,11 @@ import re
 import time
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -325,6 +327,65 @@ def test_how_many_rows_are_packed_at_once_changes_no_byte(tmp_path: Path, monkey
         write(tmp_path / f"{loose}", trajectories)
     for file in sorted((tmp_path / "1").iterdir()):
         assert len({(tmp_path / f"{loose}" / file.name).read_bytes() for loose in (10**6, 64, 7, 1)}) == 1, file.name
+
+
+@pytest.mark.parametrize("name", ["nodes", "edges", "records", "trajectories"])
+def test_a_group_that_waits_on_disk_is_written_as_one_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """By rows and by tables of any size, pages of more than one in a group: the same bytes, and nothing left beside."""
+    monkeypatch.setattr(store, "ROWS", 20_000)
+    schema, draw = store._SCHEMAS[name], random.Random(3)
+
+    def value(kind: pa.DataType, i: int) -> Any:
+        if pa.types.is_list(kind):
+            return [draw.randrange(10**12) for _ in range(draw.randrange(30))]
+        if kind == store._NAME:
+            return f"name {draw.randrange(1 + i // 3_000)}"  # new ones come up as it goes on
+        if kind == pa.string():
+            return f"{draw.random()} " * draw.randrange(20)
+        return None if draw.random() < 0.1 else draw.random() < 0.5 if kind == pa.bool_() else draw.randrange(10**6)
+
+    def columns(part: list[tuple[Any, ...]]) -> list[pa.Array]:
+        return [pa.array(values, field.type) for values, field in zip(zip(*part, strict=True), schema, strict=True)]
+
+    rows = [tuple(value(field.type, i) for field in schema) for i in range(45_000)]
+    by_row, by_table = store._Table(tmp_path / "by_row", schema), store._Table(tmp_path / "by_table", schema)
+    encoded = {"state.list.element" if field.name == "state" else field.name: field.type for field in schema}
+    reference = pq.ParquetWriter(
+        tmp_path / "reference",
+        schema,
+        compression="zstd",
+        use_dictionary=[name for name, kind in encoded.items() if kind == store._NAME],
+        column_encoding={
+            name: "DELTA_BINARY_PACKED"
+            for name, kind in encoded.items()
+            if kind in (pa.int64(), pa.int32(), pa.list_(pa.int64()))
+        },
+    )
+    for row in rows:
+        by_row.row(row)
+    for start in range(0, len(rows), 20_000):
+        group = rows[start : start + 20_000]
+        for begin, end in pairwise((0, 1, 1_000, 1_777, 4_849, len(group))):
+            by_table.table(pa.RecordBatch.from_arrays(columns(group[begin:end]), schema=schema))
+        reference.write_table(pa.Table.from_arrays(columns(group), schema=schema), row_group_size=len(group))
+    for table in (by_row, by_table, reference):
+        table.close()
+    expected = (tmp_path / "reference").read_bytes()
+    assert (tmp_path / "by_row").read_bytes() == expected
+    assert (tmp_path / "by_table").read_bytes() == expected
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["by_row", "by_table", "reference"]
+
+
+def test_what_a_table_holds_in_memory_does_not_grow_with_its_rows(tmp_path: Path) -> None:
+    table, text = store._Table(tmp_path / "nodes", store._SCHEMAS["nodes"]), "word " * 40
+    before, held = pa.total_allocated_bytes(), []
+    for i in range(10 * store.LOOSE):  # less than a row group, 8 MB of text
+        table.row((i, "action", "notes", i, 0, "tool calling", text), len(text))
+        held.append(pa.total_allocated_bytes() - before)
+    table.close()
+    assert max(held) < 2 * store.LOOSE * len(text)
 
 
 def test_shards_merge_into_what_one_writer_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,16 @@ records.parquet       trajectory, step, state (list of node ids), action, observ
 Ids are row numbers. Names that repeat are dictionary-encoded, ids delta-encoded, and abilities one string of names
 (", " between them) of which there are at most 31. docs/kag.md has every column and a worked example.
 
-Memory: a writer holds one row group of each table, the names of corpus items and verifiers, and eight bytes of every
-trajectory's; merging holds in addition the new ids of one part's nodes. Reading leaves texts on disk until they are
-asked for.
+Memory: a writer holds a few thousand rows of each table, the names of corpus items and verifiers, and eight bytes of
+every trajectory's name; the rest of a row group waits on disk beside the table until it is whole, when it is mapped and
+written. Merging holds in addition the new ids of one part's nodes. Reading leaves texts on disk until they are asked
+for.
 """
 
 from __future__ import annotations
 
+import mmap
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -34,6 +37,9 @@ from openhorizon.kag.graph import ABILITIES, EDGE_KINDS, NODE_KINDS, Record, of_
 
 ROWS, CHARACTERS = 1 << 17, 1 << 25  # of one row group: whichever is reached first
 LOOSE = 1 << 12  # rows that are kept as Python objects, many times as large as Arrow's columns
+# Arrow encodes a flat column so many values at a time and ends a page only between two of them: where every chunk is a
+# multiple of it, a table in chunks is written as the same bytes as one in a piece.
+STEP = 1 << 10
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _SCHEMAS = {
     "trajectories": pa.schema(
@@ -296,10 +302,11 @@ class _Table:
     """One Parquet file that grows by rows or by tables and is written a row group at a time."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._schema = schema
+        self._path, self._schema = path, schema
         names = [field.name for field in schema if field.type == _NAME]
         delta = [field.name for field in schema if field.type in (pa.int64(), pa.int32())]
-        lists = [f"{field.name}.list.element" for field in schema if pa.types.is_list(field.type)]
+        self._lists = [field.name for field in schema if pa.types.is_list(field.type)]
+        lists = [f"{name}.list.element" for name in self._lists]
         self._writer = pq.ParquetWriter(
             path,
             schema,
@@ -307,9 +314,15 @@ class _Table:
             use_dictionary=names,
             column_encoding=dict.fromkeys([*delta, *lists], "DELTA_BINARY_PACKED"),
         )
+        self._begin()
+
+    def _begin(self) -> None:
+        """An empty row group."""
         self._rows: list[tuple[Any, ...]] = []
-        self._tables: list[pa.Table] = []
+        self._rest = self._schema.empty_table()  # fewer than STEP rows
         self._size = self._characters = 0
+        self._file = tempfile.TemporaryFile(dir=self._path.parent)  # noqa: SIM115 (``_flush`` closes it)
+        self._waiting = pa.ipc.new_stream(self._file, self._schema)
 
     def row(self, values: tuple[Any, ...], characters: int = 0) -> None:
         self._rows.append(values)
@@ -318,32 +331,54 @@ class _Table:
         self._grown(1, characters)
 
     def table(self, batch: pa.RecordBatch) -> None:
-        self._tables.append(pa.Table.from_batches([batch]))
+        self._put_by(pa.Table.from_batches([batch]))
         self._grown(batch.num_rows, batch.nbytes)
 
     def _grown(self, rows: int, characters: int) -> None:
         self._size, self._characters = self._size + rows, self._characters + characters
         if self._size >= ROWS or self._characters >= CHARACTERS:
             self._flush()
+            self._begin()
 
     def _pack(self) -> None:
         """Turn the loose rows into columns."""
         if self._rows:
             columns = zip(*self._rows, strict=True)
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, self._schema, strict=True)]
-            self._tables.append(pa.Table.from_arrays(arrays, schema=self._schema))
+            self._put_by(pa.Table.from_arrays(arrays, schema=self._schema))
             self._rows = []
 
+    def _put_by(self, table: pa.Table) -> None:
+        """To disk until the row group is whole; what is over a multiple of STEP rows waits for the next."""
+        whole = _in_one(pa.concat_tables([self._rest, table]))
+        cut = whole.num_rows // STEP * STEP
+        if cut:
+            self._waiting.write_table(whole[:cut])
+        self._rest = whole.take(pa.array(range(cut, whole.num_rows), pa.int64()))  # a slice would keep all of it
+
     def _flush(self) -> None:
+        """Write the row group."""
         self._pack()
-        if self._tables:
-            whole = pa.concat_tables(self._tables).unify_dictionaries().combine_chunks()
-            self._writer.write_table(whole, row_group_size=max(whole.num_rows, 1))
-        self._tables, self._size, self._characters = [], 0, 0
+        if self._rest.num_rows:
+            self._waiting.write_table(self._rest)
+        self._waiting.close()
+        self._file.flush()
+        if self._size:
+            waiting = pa.py_buffer(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
+            group = pa.ipc.open_stream(waiting).read_all().unify_dictionaries()
+            for name in self._lists:  # values of lists are no multiple of STEP
+                at = group.column_names.index(name)
+                group = group.set_column(at, group.schema.field(at), group.column(at).combine_chunks())
+            self._writer.write_table(group, row_group_size=self._size)
+        self._file.close()
 
     def close(self) -> None:
         self._flush()
         self._writer.close()
+
+
+def _in_one(table: pa.Table) -> pa.Table:
+    return table.unify_dictionaries().combine_chunks()
 
 
 def _open_tables(folder: Path, stack: ExitStack) -> dict[str, _Table]:
@@ -367,7 +402,7 @@ def _replaced(batch: pa.RecordBatch, **columns: pa.Array) -> pa.RecordBatch:
 def _load(folder: Path, name: str) -> pa.Table:
     file = _file(folder, name)
     try:
-        return file.read(columns=_LOADED.get(name)).unify_dictionaries().combine_chunks()
+        return _in_one(file.read(columns=_LOADED.get(name)))
     except (OSError, pa.ArrowInvalid) as error:
         raise _damaged(folder, name, error) from error
 

@@ -187,7 +187,7 @@ class Corpus:
                 if value in pages and title in on_walks:
                     self.entries[value].append((relation, title))
         self._index()
-        self.search = functools.lru_cache(maxsize=50_000)(self._search)
+        self.search = functools.lru_cache(maxsize=8_192)(self._search)
         self.describe = functools.cache(self._describe)
 
     def _index(self) -> None:
