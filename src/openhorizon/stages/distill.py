@@ -63,7 +63,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
 
 def headrooms(config: Config) -> dict[str, float]:
     """``headroom@DOMAIN``: by how much each teacher beats the SFT model that it started from, in success on the
-    validation tasks of its stage. It is the best of three on them, so the figure is on the kind side. A teacher that
+    validation tasks of its stage. It is the best of its candidates on them, so a little too high. A teacher that
     is not better is said; one that started elsewhere (``teach.DOMAIN.init``) has none.
 
     Raises:
