@@ -34,8 +34,8 @@ MACHINE = MachineConfig(
 BUDGET = BudgetConfig(slack=1.5, extra=2, turn_tokens=24, context_tokens=256)
 GRPO = GrpoConfig(
     iterations=1, prompts=3, group=4, updates=1, clip_low=0.2, clip_high=0.28, kl=0.001, entropy=0.0, temperature=1.0,
-    dynamic_sampling=True, normalise="token", tries=0, tried_prompts=8, kept_prompts=8, validate_every=100,
-    stop_drop=1.0, dead_stop=100, max_horizon=3,
+    dynamic_sampling=True, turn_weight=0.0, normalise="token", tries=0, tried_prompts=8, kept_prompts=8,
+    validate_every=100, stop_drop=1.0, dead_stop=100, max_horizon=3,
     optim=OptimConfig(
         lr=5e-4, schedule="constant", warmup=0.0, weight_decay=0.0, grad_clip=1.0, batch_tokens=512
     ),

@@ -27,6 +27,8 @@ from openhorizon.train.teachers.phases import (
     mixed,
     near_misses,
     repetition_penalty,
+    turn_advantages,
+    turn_rewards,
     well_formed,
 )
 
@@ -95,6 +97,25 @@ def test_papo_ranks_failures_and_never_successes() -> None:
     found = tool_calling.papo(0.5)(group)
     outcomes = torch.tensor([1.0, 1.0, -1.0, -1.0])  # mean 0.5, deviation 0.5
     assert torch.allclose(found, outcomes + 0.5 * torch.tensor([0.0, 0.0, 1.0, -1.0]), atol=1e-4)
+
+
+def test_turns_are_told_what_they_did_themselves() -> None:
+    what = replace(episode([], True).task, evidence=("zinc", "copper", "iron", "tin"))
+    turns = (
+        Turn("prompt", "?"),
+        Turn("assistant", "a"), Turn("tool", "both", evidence=("zinc", "copper", "lead")),
+        Turn("assistant", "b"), Turn("tool", "again", evidence=("zinc",)),
+        Turn("assistant", "c"), Turn("tool", "no such call", error=True),
+        Turn("assistant", "d"), Turn("tool", "iron", evidence=("iron",)),
+        Turn("assistant", "answer"),
+    )  # fmt: skip
+    one = replace(episode([], True), task=what, turns=turns)
+    other = replace(one, turns=turns[:3])
+    assert turn_rewards(one) == [0.5, 0.0, -1.0, 0.25, 0.0] and turn_rewards(other) == [0.5]
+    found, rewards = turn_advantages([one, other]), torch.tensor([0.5, 0.0, -1.0, 0.25, 0.0, 0.5])
+    expected = (rewards - rewards.mean()) / rewards.std(correction=0)
+    assert [len(turns) for turns in found] == [5, 1]
+    assert torch.allclose(torch.cat(found), expected, atol=1e-4)
 
 
 def test_mixed_keeps_tasks_within_reach_and_near_misses_the_nearest_first() -> None:

@@ -154,6 +154,7 @@ class GrpoConfig:
     entropy: float
     temperature: float
     dynamic_sampling: bool
+    turn_weight: float  # of the turns' own advantages beside the sample's; 0: none
     normalise: Literal["token", "sequence"]  # what weighs alike in an update
     tries: int  # at each prompt before, by which the recipe chooses; 0: all prompts are taken
     tried_prompts: int

@@ -26,8 +26,8 @@ from openhorizon.train.packing import (
     trained_tokens,
 )
 from openhorizon.train.samples import minibatches, prompt_stream
-from openhorizon.train.teachers.phases import Advantage, Select, outcome
-from openhorizon.train.watch import rollout_figures
+from openhorizon.train.teachers.phases import Advantage, Select, count_turns, outcome, turn_advantages
+from openhorizon.train.watch import rollout_figures, turn_of_tokens
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
@@ -109,20 +109,25 @@ def reinforce(
         )
         figures = {key.split("@")[0]: value for key, value in rollout_figures(name, rolled).items()}
         trained: list[Trajectory] = []
-        advantages: list[float] = []
+        advantages: list[torch.Tensor] = []
         dead = 0
         for start in range(0, len(rolled), config.group):
             group = [t for t in rolled[start : start + config.group] if t.status is not Status.ABORTED]
             values = advantage(group) if group else torch.zeros(0)
             if not torch.isfinite(values).all():
                 raise ValueError(f"teach.{name}: a reward of task {group[0].task.id} is not finite: {values.tolist()}")
-            if not values.any():
+            by_turn = [value.expand(count_turns(t)) for value, t in zip(values, group, strict=True)]
+            if config.turn_weight:
+                own = turn_advantages(group)
+                by_turn = [value + config.turn_weight * mine for value, mine in zip(by_turn, own, strict=True)]
+            if not any(value.any() for value in by_turn):
                 dead += 1
                 if config.dynamic_sampling:
                     continue
-            for trajectory, value in zip(group, values.tolist(), strict=True):
-                trained += trajectory.contexts
-                advantages += [value] * len(trajectory.contexts)
+            for trajectory, of_turns in zip(group, by_turn, strict=True):
+                contexts = trajectory.contexts
+                trained += contexts
+                advantages += of_turns.split([count_turns(context) for context in contexts])
         figures["dead_groups"] = dead / config.prompts
         figures["reward"] = sum(map(outcome, rolled)) / len(rolled)
         figures["invalid_calls"] = sum(turn.error for t in rolled for turn in t.turns) / max(
@@ -162,7 +167,7 @@ def _update(
     reference: PreTrainedModel,
     never_V: torch.Tensor,
     trajectories: Sequence[Trajectory],
-    advantages: Sequence[float],
+    advantages: Sequence[torch.Tensor],
     config: GrpoConfig,
     seed: int,
     machine: MachineConfig,
@@ -202,11 +207,11 @@ def _update(
             sample_N = packed.sample_RT[packed.train_RT]
             order = torch.unique_consecutive(sample_N).tolist()
             old_N = torch.cat([_trained_logprobs(chosen[part[i]]) for i in order]).to(model.device)
-            advantage_S = torch.tensor([advantages[batch[i]] for i in part])
+            mine = [advantages[batch[part[i]]][turn_of_tokens(chosen[part[i]]) - 1] for i in order]
             with torch.no_grad():
                 hidden_NH = packed_hidden(reference, packed, machine)
                 (reference_N,) = by_chunks(output_layer(reference, machine), hidden_NH, vocabulary, said, targets_N)
-            rows = (targets_N, old_N, reference_N, advantage_S[sample_N].to(model.device))
+            rows = (targets_N, old_N, reference_N, torch.cat(mine).to(model.device))
             with experts.replayed(packed, [chosen[i] for i in part]):
                 hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens)
                 loss_N, *health = by_chunks(output_layer(model, machine), hidden_NH, vocabulary, clipped, *rows)

@@ -90,6 +90,34 @@ def calls_of(trajectory: Trajectory) -> list[str]:
     return [f"{step.call.name} {sorted(step.call.arguments.items())}" for step in steps]
 
 
+def turn_rewards(trajectory: Trajectory) -> list[float]:
+    """Of each assistant turn: -1 for an invalid call, the share of the task's required evidence that the answer to it
+    was the first to show, else 0."""
+    wanted, rewards = set(trajectory.task.evidence), list[float]()
+    whole = max(len(wanted), 1)
+    for turn in trajectory.turns:
+        if turn.role == "assistant":
+            rewards.append(0.0)
+        elif turn.role == "tool":
+            found = wanted.intersection(turn.evidence)
+            rewards[-1] = -1.0 if turn.error else len(found) / whole
+            wanted -= found
+    return rewards
+
+
+def turn_advantages(group: Sequence[Trajectory]) -> list[torch.Tensor]:
+    """Advantages of the turns of one prompt's samples, normalised over all of them (multi-turn credit assignment: Zeng
+    et al. 2025, arXiv 2505.11821): which turn went wrong is told to that turn, not to the episode alone."""
+    rewards = [turn_rewards(trajectory) for trajectory in group]
+    flat = group_advantages(torch.tensor([reward for turns in rewards for reward in turns]))
+    return list(flat.split([len(turns) for turns in rewards]))
+
+
+def count_turns(trajectory: Trajectory) -> int:
+    """Of the assistant."""
+    return sum(turn.role == "assistant" for turn in trajectory.turns)
+
+
 def mixed(tried: Sequence[Sequence[Trajectory]], limit: int) -> list[Task]:
     """Tasks that were sometimes solved and sometimes not, in the order given (section 4.2: questions of mixed outcomes
     over 5 tries)."""
