@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from transformers import PreTrainedModel
 
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.config import MachineConfig
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.seeds import rng
+from openhorizon.train.compute import tokens_of
 from openhorizon.train.scores import TeacherScores, Wanted, score
 
 Teachers = Mapping[str, Checkpoint]
@@ -56,9 +58,10 @@ class Router:
             results.update(zip(mine, scored, strict=True))
         return [results[i] for i in range(len(trajectories))]
 
-    def read(self, trajectories: Sequence[Trajectory]) -> int:
-        """Tokens that the teachers read to score these."""
-        return sum(len(t.ids) * len(self.routes[t.task.domain]) for t in trajectories)
+    def read(self, trajectories: Sequence[Trajectory]) -> list[tuple[PreTrainedModel, int]]:
+        """How many tokens each teacher reads to score these; one that several domains share is there several times."""
+        tokens = {name: tokens_of(t for t in trajectories if t.task.domain == name) for name in self.routes}
+        return [(teacher.model, tokens[name]) for name, teachers in self.routes.items() for teacher in teachers]
 
 
 def hard(teachers: Teachers, seed: int) -> Routes:
