@@ -37,7 +37,7 @@ class Meter:
         """``tokens`` that went forward and backward."""
         self._add("trained", purpose, tokens, TRAINED * active_parameters(model))
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, int]:
         """``flops``, ``tokens_forward`` and ``tokens_trained``, and ``tokens@PURPOSE``; each with ``spent_`` before."""
         kinds = {f"spent_tokens_{kind}": count for kind, count in self._tokens.items()}
         return {"spent_flops": self.flops} | kinds | {f"spent_tokens@{p}": n for p, n in self._purposes.items()}
