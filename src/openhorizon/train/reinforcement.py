@@ -156,13 +156,14 @@ def reinforce(
         figures |= worst
         log.tokens(sum(len(t.ids) for t in rolled))
         log.metrics(first_step + iteration, **figures, **curves)
-        log.progress(
-            iteration + 1, config.iterations, f"grpo reward {figures['reward']:.2f}, dead {dead}/{config.prompts}"
-        )
+        done, total = iteration + 1, config.iterations
+        if flops < math.inf:
+            done, total = round(min(meter.flops, flops) / flops * 100), 100
+        log.progress(done, total, f"grpo reward {figures['reward']:.2f}, dead {dead}/{config.prompts}")
         barren = barren + 1 if dead == config.prompts else 0
         if barren == config.dead_stop:
             why = f"ended: {barren} iterations in a row without a group of unlike rewards (grpo.dead_stop)"
-            log.progress(iteration + 1, config.iterations, why)
+            log.progress(done, total, why)
             break
         if meter.flops >= flops:
             break
