@@ -28,9 +28,9 @@ from openhorizon.train.distillation import distil
 from openhorizon.train.kept import Kept
 from openhorizon.train.objectives import AGGREGATIONS, OBJECTIVES
 from openhorizon.train.optim import Optimizer
-from openhorizon.train.reinforcement import chosen_prompts, in_turn, reinforce, token_weights
+from openhorizon.train.reinforcement import chosen_prompts, reinforce, token_weights
 from openhorizon.train.router import Router
-from openhorizon.train.samples import first_turns, minibatches, prompt_stream
+from openhorizon.train.samples import first_turns, in_turn, minibatches, prompt_stream
 from openhorizon.train.scores import Wanted, score
 from openhorizon.train.supervised import fit
 from openhorizon.train.teachers.phases import mixed, normalised, outcome

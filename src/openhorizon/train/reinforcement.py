@@ -28,7 +28,7 @@ from openhorizon.train.packing import (
     packed_hidden,
     trained_tokens,
 )
-from openhorizon.train.samples import minibatches, prompt_stream
+from openhorizon.train.samples import in_turn, minibatches
 from openhorizon.train.teachers.phases import Advantage, Select, outcome
 from openhorizon.train.watch import rollout_figures
 
@@ -175,14 +175,6 @@ def reinforce(
     model.eval()
     policy.records_experts = False
     return figures
-
-
-def in_turn(prompts: Sequence[Task], names: Sequence[str], seed: int) -> Iterator[Task]:
-    """Endless tasks, one of each domain in turn; of a domain as ``prompt_stream`` has them."""
-    streams = [prompt_stream([task for task in prompts if task.domain == name], seed) for name in names]
-    while True:
-        for stream in streams:
-            yield next(stream)
 
 
 def _update(
