@@ -88,6 +88,8 @@ def test_baselines_are_in_the_graph_where_they_are_to_be_run(settings: Config, t
     assert set(asked) == set(graph) and {f"baseline@{name}" for name in BASELINES} <= set(graph)
     for stage, reads in graph.items():
         assert reads <= before(stage, asked), f"{stage} may start before {reads - before(stage, asked)}"
+    made = waves(settings.domains, list(BASELINES))
+    assert set.union(*made) == set(graph) and sum(map(len, made)) == len(graph)
     for name in BASELINES:
         below = {f"baseline@{name}", f"evaluate-baseline@{name}", "report"}
         assert pipeline.affected(graph, [f"baseline@{name}"]) == below
@@ -187,16 +189,21 @@ def test_packages_hold_no_code_of_their_own() -> None:
             assert all(isinstance(it, plain) for it in statements), f"{file}: code that no test follows"
 
 
-def test_the_recipe_without_a_flow_is_the_same_recipe(settings: Config, graph: pipeline.Graph) -> None:
+def waves(domains: Sequence[str], baselines: Sequence[str]) -> list[set[str]]:
+    """Of scripts/stages-alone, as dvc.yaml calls the stages."""
     path = str(ROOT / "scripts" / "stages-alone")
     loader = importlib.machinery.SourceFileLoader("stages_alone", path)
     script = types.ModuleType("stages_alone")
     script.__file__ = path
     loader.exec_module(script)
-    dvc_name = {("evaluate", f"teacher@{name}"): f"evaluate-teacher@{name}" for name in settings.domains}
+    split = re.compile(r"evaluate@(\w+)@")
+    named = [["@".join(filter(None, stage)) for stage in wave] for wave in script.waves(domains, baselines)]
+    return [{split.sub(r"evaluate-\1@", name) for name in wave} for wave in named]
+
+
+def test_the_recipe_without_a_flow_is_the_same_recipe(settings: Config, graph: pipeline.Graph) -> None:
     seen: set[str] = set()
-    for wave in script.waves(settings.domains, ()):
-        names = {dvc_name.get(stage, "@".join(filter(None, stage))) for stage in wave}
+    for names in waves(settings.domains, ()):
         for name in names:
             assert graph[name] <= seen, f"{name} runs before what it reads"
         seen |= names
