@@ -77,6 +77,7 @@ def test_missing_and_damaged_files_are_named_with_what_to_do(tmp_path: Path) -> 
 def test_models_have_folders_and_unknown_ones_are_refused() -> None:
     assert checkpoint_dir("teacher@search") == stage_dir("teach", "search")
     assert checkpoint_dir("student") == stage_dir("distill")
-    for name in ("teacher", "teacher@", "sft@search", "oracle"):
+    assert checkpoint_dir("baseline@seqkd") == stage_dir("baseline", "seqkd")
+    for name in ("teacher", "teacher@", "baseline", "sft@search", "oracle"):
         with pytest.raises(ValueError, match="unknown model"):
             checkpoint_dir(name)

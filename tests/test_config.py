@@ -103,6 +103,31 @@ def test_a_distillation_that_cannot_be_is_named(
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("run", ["seqkd", "soup"], "baselines.run[1]: 'soup' is none of continued, seqkd, average"),
+        ("run", ["seqkd", "seqkd"], "baselines.run: seqkd is there twice"),
+        ("validation", 0, "baselines.validation: 0 is less than 1"),
+        ("continued.demonstrations", 0, "baselines.continued.demonstrations: 0"),
+        ("seqkd.share", 1.0, "baselines.seqkd.share: 1.0"),
+        ("arithmetic.scales", [], "baselines.arithmetic.scales: []"),
+        ("arithmetic.scales", [0.0, 1.0], "baselines.arithmetic.scales: [0.0, 1.0]"),
+        ("mixed_grpo.grpo.group", 1, "baselines.mixed_grpo.grpo.group: 1 is less than 2"),
+        ("mixed_grpo.grpo.optim.schedule", "cosine", "baselines.mixed_grpo.grpo.optim.schedule: must be constant"),
+    ],
+)
+def test_a_baseline_that_cannot_be_is_named(
+    tmp_path: Path, params: dict[str, Any], path: str, value: object, said: str
+) -> None:
+    *blocks, key = path.split(".")
+    block = params["baselines"]
+    for name in blocks:
+        block = block[name]
+    block[key] = value
+    assert said in refusal(tmp_path, params)
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("tries", 0),

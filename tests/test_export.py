@@ -121,6 +121,10 @@ def test_a_teacher_or_a_start_has_its_own_story(project: Path) -> None:
     card = Path("teacher/README.md").read_text()
     assert "teacher of the domain `search`" in card and "Not evaluated." in card
     assert "artifacts/distill" not in card and "weights of teacher" not in card
+    shutil.copytree(checkpoint_dir("student"), checkpoint_dir("baseline@seqkd"))
+    cli.main(["export", "baseline@seqkd", "--out", "baseline"])
+    card = Path("baseline/README.md").read_text()
+    assert "The baseline `seqkd` that distillation is held against." in card and "weights of teacher@search" in card
 
 
 def test_lineage_follows_what_was_read(tmp_path: Path) -> None:

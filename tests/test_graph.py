@@ -17,6 +17,7 @@ from flows.reproduce import recipe
 from openhorizon import config, pipeline
 from openhorizon.cli import STAGES
 from openhorizon.config import Config
+from openhorizon.train.baselines import BASELINES
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "openhorizon"
@@ -45,7 +46,7 @@ def word(name: str) -> str:
     return re.search(r"openhorizon stage (\w+)", body(name)["cmd"]).group(1)  # type: ignore[union-attr]
 
 
-def ordered(domains: Sequence[str]) -> dict[str, list[str]]:
+def ordered(domains: Sequence[str], baselines: Sequence[str] = ()) -> dict[str, list[str]]:
     """What the flow's recipe asks for: a stage → the stages it waits for. Futures are their names here."""
     asked: dict[str, list[str]] = {}
 
@@ -54,7 +55,7 @@ def ordered(domains: Sequence[str]) -> dict[str, list[str]]:
         asked[stage] = list(after)
         return stage
 
-    recipe(cast(Any, submit), domains)
+    recipe(cast(Any, submit), domains, baselines)
     return asked
 
 
@@ -70,6 +71,29 @@ def test_the_flow_starts_a_stage_after_all_it_reads(settings: Config, graph: pip
     asked = ordered(settings.domains)
     for stage, reads in graph.items():
         assert reads <= before(stage, asked), f"{stage} may start before {reads - before(stage, asked)}"
+
+
+def test_baselines_are_in_the_graph_where_they_are_to_be_run(settings: Config, tmp_path: Path) -> None:
+    """None by default: neither DVC nor the flow knows of a stage that would make the recipe slower."""
+    assert settings.baselines.run == ()
+    for part in ("dvc.yaml", "params.yaml"):
+        (tmp_path / part).write_text((ROOT / part).read_text())
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    params["baselines"]["run"] = list(BASELINES)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    config.load(tmp_path / "params.yaml")
+    graph, asked = pipeline.graph(tmp_path), ordered(settings.domains, list(BASELINES))
+    assert set(asked) == set(graph) and {f"baseline@{name}" for name in BASELINES} <= set(graph)
+    for stage, reads in graph.items():
+        assert reads <= before(stage, asked), f"{stage} may start before {reads - before(stage, asked)}"
+    made = waves(settings.domains, list(BASELINES))
+    assert set.union(*made) == set(graph) and sum(map(len, made)) == len(graph)
+    for name in BASELINES:
+        below = {f"baseline@{name}", f"evaluate-baseline@{name}", "report"}
+        assert pipeline.affected(graph, [f"baseline@{name}"]) == below
+        assert "evaluate@student" not in before(f"baseline@{name}", asked)
 
 
 def test_independent_stages_do_not_wait_for_each_other(settings: Config) -> None:
@@ -165,16 +189,21 @@ def test_packages_hold_no_code_of_their_own() -> None:
             assert all(isinstance(it, plain) for it in statements), f"{file}: code that no test follows"
 
 
-def test_the_recipe_without_a_flow_is_the_same_recipe(settings: Config, graph: pipeline.Graph) -> None:
+def waves(domains: Sequence[str], baselines: Sequence[str]) -> list[set[str]]:
+    """Of scripts/stages-alone, as dvc.yaml calls the stages."""
     path = str(ROOT / "scripts" / "stages-alone")
     loader = importlib.machinery.SourceFileLoader("stages_alone", path)
     script = types.ModuleType("stages_alone")
     script.__file__ = path
     loader.exec_module(script)
-    dvc_name = {("evaluate", f"teacher@{name}"): f"evaluate-teacher@{name}" for name in settings.domains}
+    split = re.compile(r"evaluate@(\w+)@")
+    named = [["@".join(filter(None, stage)) for stage in wave] for wave in script.waves(domains, baselines)]
+    return [{split.sub(r"evaluate-\1@", name) for name in wave} for wave in named]
+
+
+def test_the_recipe_without_a_flow_is_the_same_recipe(settings: Config, graph: pipeline.Graph) -> None:
     seen: set[str] = set()
-    for wave in script.waves(settings.domains):
-        names = {dvc_name.get(stage, "@".join(filter(None, stage))) for stage in wave}
+    for names in waves(settings.domains, ()):
         for name in names:
             assert graph[name] <= seen, f"{name} runs before what it reads"
         seen |= names

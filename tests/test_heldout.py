@@ -184,7 +184,7 @@ class Log:
 def setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count_domain: CountDomain, tiny: Callable[..., Checkpoint]
 ) -> Config:
-    """A registry with the counting domain, six held-out tasks and two checkpoints, one of them a teacher's."""
+    """A registry with the counting domain, six held-out tasks and checkpoints of three kinds of models."""
     config = laptop()
     monkeypatch.setitem(REGISTRY, "count", count_domain)
     monkeypatch.chdir(tmp_path)
@@ -192,7 +192,7 @@ def setting(
     tasks = [count_domain.propose(draw, "heldout", 1 + i % 3, i) for i in range(6)]
     stage_dir("generate", "count").mkdir(parents=True)
     write_tasks(stage_dir("generate", "count") / "heldout.parquet", [task for task in tasks if task])
-    for model, seed in (("sft", 0), ("teacher@count", 1)):
+    for model, seed in (("sft", 0), ("teacher@count", 1), ("baseline@seqkd", 2)):
         checkpoint = tiny(seed=seed)
         checkpoint_dir(model).mkdir(parents=True)
         save_checkpoint(checkpoint.model, checkpoint.tokenizer, checkpoint_dir(model))
@@ -229,12 +229,12 @@ def test_evaluate_writes_the_same_records_twice(setting: Config, monkeypatch: py
 def test_evaluate_gives_every_model_the_same_tasks_and_seeds(setting: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MACHINE", "cpu")
     episodes_of = {}
-    for model in ("sft", "teacher@count"):
+    for model in ("sft", "teacher@count", "baseline@seqkd"):
         evaluate.run(setting, model, Log())  # type: ignore[arg-type]
         found = read_trajectories(stage_dir("evaluate", model) / "trajectories.parquet")
         episodes_of[model] = [(t.task.id, t.seed) for t in found]
         assert len({t.policy for t in found}) == 1
-    assert episodes_of["sft"] == episodes_of["teacher@count"]
+    assert episodes_of["sft"] == episodes_of["teacher@count"] == episodes_of["baseline@seqkd"]
 
 
 def test_evaluate_refuses_what_it_cannot_judge(setting: Config, monkeypatch: pytest.MonkeyPatch) -> None:

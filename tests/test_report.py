@@ -29,11 +29,11 @@ from openhorizon.domains import DOMAINS
 from openhorizon.domains.base import Task, Verdict
 from openhorizon.report.figures import Figure, Line, Panel, draw, running_mean
 from openhorizon.report.page import page, samples
-from openhorizon.report.results import models, results, stages, verdicts
+from openhorizon.report.results import comparisons, models, results, stages, table, verdicts
 from openhorizon.stages import report
 
 ROOT = Path(__file__).parents[1]
-SKILL = {"base": 0.25, "sft": 0.6, "teacher": 0.9, "student": 0.85}
+SKILL = {"base": 0.25, "sft": 0.6, "teacher": 0.9, "student": 0.85, "baseline": 0.5}
 TASKS = 64
 EVIL = "<script>alert('x')</script> & \"quotes\""
 
@@ -153,7 +153,9 @@ def write_artifacts(config: Config) -> None:
         names |= {f"rho@{name}/turn{turn}": (0.95 - turn / 20, 0.99) for turn in range(1, 5)}
     write_curves(stage_dir("distill"), curve(names, 80))
     for model in models(config):
-        own = model.partition("@")[2]
+        own = model.partition("@")[2] if model.startswith("teacher@") else ""
+        if model.startswith("baseline@"):
+            write_curves(checkpoint_dir(model), curve({"loss": (0.5, 0.1), "reward": (0.2, 0.6)}, 12))
         found = [episode(name, i, model) for name in ([own] if own else config.domains) for i in range(TASKS)]
         folder = stage_dir("evaluate", model)
         folder.mkdir(parents=True)
@@ -255,6 +257,32 @@ def test_stage_writes_what_the_contract_names(config: Config) -> None:
     assert pairs["student", "sft", "macro"]["difference"] > 0.1
     assert pairs["teachers", "sft", "macro"]["n"] == TASKS * len(config.domains)
     assert ("teacher@search", "sft", "search") in pairs
+
+
+def test_baselines_that_were_run_stand_beside_the_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = laptop()
+    config = replace(plain, baselines=replace(plain.baselines, run=("seqkd", "mixed_grpo")))
+    write_artifacts(config)
+    run = report.collect(config)
+    found, text = results(run), page(run)
+    names = {"baseline@seqkd", "baseline@mixed_grpo"}
+    assert list(dict.fromkeys(row["model"] for row in found["rows"]))[-2:] == ["baseline@seqkd", "baseline@mixed_grpo"]
+    assert names <= set(found["episodes"])
+    assert {"baseline@seqkd", "evaluate@baseline@seqkd"} <= {stage["stage"] for stage in found["stages"]}
+    pairs = {(c["a"], c["b"], c["domain"]): c for c in found["comparisons"]}
+    for name in names:
+        own = [r for t in (run.records["student"], run.records[name]) for r in [sum(bool(x.success) for x in t)]]
+        assert pairs["student", name, "macro"]["n"] == TASKS * len(config.domains)
+        difference = (own[0] - own[1]) / (TASKS * len(config.domains))
+        assert pairs["student", name, "macro"]["difference"] == pytest.approx(difference, abs=1e-5)
+        assert (name, "sft", "search") in pairs
+        said = [v.text for v in verdicts(table(run), comparisons(run), config.domains, config.baselines.run)]
+        assert any("The distilled student beats " + name in words for words in said)
+    assert "student − baseline@seqkd" in text and '<tr class="c-baseline">' in text
+    assert "baseline@mixed grpo" in text, "its loss has a panel"
+    without = page(report.collect(plain))
+    assert "baseline@" not in without
 
 
 def test_page_is_one_file_that_needs_no_network(text: str) -> None:

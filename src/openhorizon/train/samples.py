@@ -24,6 +24,14 @@ def prompt_stream(tasks: Sequence[Task], seed: int) -> Iterator[Task]:
     return endless(unique, seed)
 
 
+def in_turn(prompts: Sequence[Task], names: Sequence[str], seed: int) -> Iterator[Task]:
+    """Endless tasks, one of each domain in turn; of a domain as ``prompt_stream`` has them."""
+    streams = [prompt_stream([task for task in prompts if task.domain == name], seed) for name in names]
+    while True:
+        for stream in streams:
+            yield next(stream)
+
+
 def endless(items: Sequence[Item], seed: int) -> Iterator[Item]:
     """Endless items, each once an epoch, reshuffled.
 
