@@ -189,7 +189,7 @@ def made(job: Mapping[str, Any], folder: Path, callback: Rounds) -> Any:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder / job["student"], padding_side="left")
     if job["case"] == "sft":
         data = Dataset.from_json(str(folder / "samples.jsonl"))
-        settings: Any = trl.SFTConfig(**common, packing=True, max_length=job["max_length"], shuffle_dataset=True)
+        settings: Any = trl.SFTConfig(**common, packing=True, max_length=job["max_length"], router_aux_loss_coef=0.0)
         return trl.SFTTrainer(model, settings, train_dataset=data, processing_class=tokenizer, callbacks=[callback])
     generation = {
         "max_completion_length": job["completion"], "temperature": 1.0,
