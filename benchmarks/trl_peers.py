@@ -5,8 +5,9 @@
 TRL runs in an environment of its own (``--peers``, made on the first call from benchmarks/trl.txt) and in a process of
 its own (``trl_worker.py``); ours runs here, by the library's own ``fit``, ``reinforce`` and ``distil``. Both start from
 the same checkpoint, with the same prompts, worlds, verifiers, budgets, optimizer settings and thread count. They
-alternate, one round each; where TRL leaves a choice (rows a micro-batch, a packed row's length), each is tried and the
-fastest is the peer. The learning rate is tiny, so that the model stays what it is and every round is the same work.
+alternate, one round each; where a side leaves a choice that decides speed alone (rows a micro-batch, tokens of a packed
+row), each is tried and the fastest runs. The learning rate is tiny, so that the model stays what it is and every round is
+the same work.
 
 * sft: demonstrations of two domains, packed; 8 updates of 4,096 tokens a round; ratio of real tokens a second.
 * distill-single: 64 prompts of 64 tokens, 64 written each; distill-tools: 64 episodes of ``search`` with 2 to 14 calls.
@@ -30,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ CALLS, HORIZONS = 18, (2, 4, 6, 8, 10, 12, 14)  # calls that an episode may use;
 SINGLE = 64  # tokens of a prompt, and of what is written behind it
 TINY = OptimConfig(1e-6, "constant", 0.0, 0.0, 1.0, 4096)
 VARIANTS = ((EPISODES, 1), (EPISODES // 4, 4))  # rows a micro-batch, micro-batches of an update
-ROWS = ((512, 8, 1), (1024, 4, 1), (1024, 1, 4), (4096, 1, 1))  # the same of packed rows, behind their length
+ROWS = ((1024, 4, 1), (1024, 1, 4))  # the same of packed rows, behind their length; TRL cuts what is longer
+OURS = ((512, 32768), (512, 8192), (128, 8192))  # machines.*.row_tokens and micro_tokens: where and how fast, not what
 
 
 class Counted(Said):
@@ -238,7 +240,7 @@ def job_of(part: str, case: Case, policy: LocalPolicy, folder: Path, config: Con
     }  # fmt: skip
 
 
-def distil_round(folder: Path, case: Case, config: Config, top_k: int | None) -> Callable[[int], dict[str, Any]]:
+def distil_round(folder: Path, case: Case, config: Config, top_k: int | None) -> Round:
     """One step of ours; ``top_k`` None is the whole vocabulary."""
     policy, domains = policy_of(folder, case, config), {case.domain.name: case.domain}
     teacher = load_teacher(folder / "teacher", case.domain.name, config.machine)
@@ -257,7 +259,7 @@ def distil_round(folder: Path, case: Case, config: Config, top_k: int | None) ->
     return run
 
 
-def reinforce_round(folder: Path, case: Case, config: Config) -> Callable[[int], dict[str, Any]]:
+def reinforce_round(folder: Path, case: Case, config: Config) -> Round:
     """One step of ours."""
     policy, recipe = policy_of(folder, case, config), config.teach["search"]
     reference = copy.deepcopy(policy.checkpoint.model).requires_grad_(False)
@@ -278,6 +280,23 @@ def reinforce_round(folder: Path, case: Case, config: Config) -> Callable[[int],
     return run
 
 
+Round = Callable[[int], dict[str, Any]]
+
+
+def quickest(make: Callable[[Config], Round], config: Config) -> tuple[Round, dict[str, int]]:
+    """Ours in its fastest setting, warm, and the setting."""
+    tried = list[tuple[float, Round, dict[str, int]]]()
+    for row_tokens, micro_tokens in OURS:
+        setting = {"row_tokens": row_tokens, "micro_tokens": micro_tokens}
+        machines = {name: replace(block, **setting) for name, block in config.machines.items()}
+        run = make(replace(config, machines=machines))
+        run(0)
+        tried.append((min(seconds(run, 0)[0] for _ in range(2)), run, setting))
+        print(f"ours: {setting}, {tried[-1][0]:.2f} s", flush=True)
+    _, run, setting = min(tried, key=lambda one: one[0])
+    return run, setting
+
+
 def fastest(python: Path, folder: Path, jobs: Sequence[Mapping[str, Any]]) -> Peer:
     """The peer in its fastest setting, warm."""
     tried = list[tuple[float, Peer]]()
@@ -296,7 +315,7 @@ def fastest(python: Path, folder: Path, jobs: Sequence[Mapping[str, Any]]) -> Pe
 
 
 def alternated(
-    ours: Mapping[str, Callable[[int], dict[str, Any]]], peer: Peer, rounds: int, per: Callable[[dict[str, Any]], float]
+    ours: Mapping[str, Round], peer: Peer, rounds: int, per: Callable[[dict[str, Any]], float]
 ) -> dict[str, dict[str, Any]]:
     """Each of ours against the peer, ``rounds`` times one after the other; ``per`` is what of a round's report its time
     is divided by."""
@@ -349,8 +368,18 @@ def supervised(python: Path, folder: Path, config: Config, rounds: int, threads:
         f"sft: ours {row['ours_tokens_per_s']:,.0f} tokens/s, TRL {row['peer_tokens_per_s']:,.0f}, {said(row)}",
         flush=True,
     )
+    setting = {key: peer.job[key] for key in ("max_length", "rows", "accumulation")}
     parameters = sum(p.numel() for p in student.model.parameters())
-    return [row | {"case": "sft", "parameters": parameters, "samples": len(samples), "longest": longest, "setting": dict(peer.job)}]
+    return [
+        row
+        | {
+            "case": "sft",
+            "parameters": parameters,
+            "samples": len(samples),
+            "longest": longest,
+            "peer_setting": setting,
+        }
+    ]
 
 
 def steps(
@@ -363,16 +392,19 @@ def steps(
     job = job_of(part, case, policy, folder, config, threads)
     peer = fastest(python, folder, [job | {"rows": rows, "accumulation": a} for rows, a in VARIANTS])
     if part.startswith("grpo"):
-        ours = {"grpo": reinforce_round(folder, case, config)}
+        made = {"grpo": quickest(lambda placed: reinforce_round(folder, case, placed), config)}
     else:
-        ours = {"whole vocabulary": distil_round(folder, case, config, None)}
-        ours["k of the profile"] = distil_round(folder, case, config, config.distill.top_k)
+        made = {
+            name: quickest(lambda placed, k=k: distil_round(folder, case, placed, k), config)  # type: ignore[misc]
+            for name, k in (("whole vocabulary", None), (f"k = {config.distill.top_k}", config.distill.top_k))
+        }
     played = rollout(
         {case.domain.name: case.domain}, case.tasks * (EPISODES // len(case.tasks)), policy,
         {case.domain.name: case.budget}, 1.0, 0,
     )  # fmt: skip
-    about = described(played) | {"setting": {key: peer.job[key] for key in ("rows", "accumulation")}}
+    about = described(played) | {"peer_setting": {key: peer.job[key] for key in ("rows", "accumulation")}}
     rows = []
+    ours = {name: run for name, (run, _) in made.items()}
     for name, row in alternated(ours, peer, rounds, lambda report: 1.0).items():
         row |= {f"{who}_episodes_per_s": EPISODES / row[f"{who}_s"] for who in ("ours", "peer")}
         row["peer"]["written"] = row["peer"]["metrics"]["completions/mean_length"] * EPISODES
@@ -381,7 +413,7 @@ def steps(
             f"written {row['ours']['written']:,.0f} and {row['peer']['written']:,.0f}",
             flush=True,
         )
-        rows.append(row | {"case": part, "ours_is": name, **about})
+        rows.append(row | {"case": part, "ours_is": name, "our_setting": made[name][1], **about})
     return rows, peer.versions
 
 
