@@ -44,12 +44,15 @@ from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.load import Checkpoint, Teacher, load_checkpoint, place
 from openhorizon.model.routing import recording, routers
 from openhorizon.model.sampler import LocalPolicy
-from openhorizon.train.distillation import Watch, losses, minibatches
+from openhorizon.train.distillation import losses
 from openhorizon.train.experts import Experts, packed_experts
+from openhorizon.train.objectives import wanted
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import micro_batches, output_layer, pack_trajectories, packed_hidden
 from openhorizon.train.router import Router
+from openhorizon.train.samples import minibatches
 from openhorizon.train.supervised import fit
+from openhorizon.train.watch import Watch
 
 WORLDS, HORIZONS = ("search", "science", "tool_calling"), (1, 2, 3, 4, 6, 8)
 DEMONSTRATIONS = 150  # a world and horizon
@@ -154,16 +157,18 @@ def updated(
     seconds of each."""
     model = start.model
     teachers = [Teacher(name, teacher.checkpoint) for name in sorted({t.task.domain for t in parts})]
-    router = Router(teachers, [t.domain for t in teachers], start.tokenizer.get_vocab())
+    router = Router(start, teachers, [t.domain for t in teachers], "hard", config.seed)
     never = LocalPolicy(start, 1).never
-    scores = router.score(parts, config.distill.top_k, never, config.machine)
+    scores = router.score(parts, wanted(config.distill), never, config.machine)
     optimizer = Optimizer(model, config.distill.optim, config.distill.updates * config.distill.iterations)
     optimizer.done = round(optimizer.steps * config.distill.optim.warmup)  # behind the warm-up
     experts = Experts(model, RouterConfig(balance=0.0, z=0.0, replay=replay))
     for done, batch in enumerate(minibatches(parts, config.distill.updates, config.seed), 1):
         model.train()
         chosen, began = [parts[i] for i in batch], time.perf_counter()
-        optimizer.step(losses(model, chosen, [scores[i] for i in batch], config.machine, Watch(), experts))
+        optimizer.step(
+            losses(model, chosen, [scores[i] for i in batch], config.distill, config.machine, Watch(), experts)
+        )
         model.eval()
         yield done, time.perf_counter() - began
 

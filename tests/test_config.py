@@ -75,6 +75,34 @@ def test_a_wrong_type_is_named_with_its_path(
 
 
 @pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"updates": 0}, "distill.updates: 0"),
+        ({"top_k": 1}, "distill.top_k: 1"),
+        ({"top_mass": 1.5}, "distill.top_mass: 1.5"),
+        ({"loss_temperature": 0.0}, "distill.loss_temperature: 0.0"),
+        ({"scale_bounds": [0.25]}, "distill.scale_bounds: [0.25]"),
+        ({"scale_bounds": [2.0, 4.0]}, "distill.scale_bounds: [2.0, 4.0]"),
+        ({"support_loss": "kl"}, "distill.support_loss: 'kl' is none of sva, gen_kl, tail, full, sampled"),
+        ({"on_policy": 1.1}, "distill.on_policy: 1.1"),
+        ({"support_loss": "sampled", "on_policy": 0.5}, "distill.on_policy: 0.5; sampled"),
+        ({"turn_curriculum": {"turns": 0, "every": 1}}, "distill.turn_curriculum.turns: 0"),
+        ({"turn_curriculum": {"turns": 2}}, "distill.turn_curriculum: missing key 'every'"),
+        ({"turn_curriculum": {"turns": 2, "every": 1}, "truncated": "drop"}, "distill.truncated: drop"),
+        ({"alarm": {"rho_drop": 0, "length_growth": 2, "stop": False}}, "distill.alarm.rho_drop: 0"),
+        ({"alarm": {"rho_drop": 0.1, "length_growth": 1, "stop": False}}, "distill.alarm.length_growth: 1"),
+        ({"min_headroom": 5.0}, "distill.min_headroom: 5.0"),
+        ({"support_loss": "sampled", "direction": "forward"}, "distill.direction: forward"),
+    ],
+)
+def test_a_distillation_that_cannot_be_is_named(
+    tmp_path: Path, params: dict[str, Any], changes: dict[str, Any], said: str
+) -> None:
+    params["distill"] |= changes
+    assert said in refusal(tmp_path, params)
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("tries", 0),

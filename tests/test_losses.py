@@ -11,7 +11,14 @@ import torch
 from openhorizon.losses.chunked import by_chunks
 from openhorizon.losses.grpo import group_advantages, grpo, papo_advantages
 from openhorizon.losses.nll import nll
-from openhorizon.losses.reduce import domain_weights
+from openhorizon.losses.reduce import (
+    domain_weights,
+    gap_scales,
+    sample_weights,
+    share_weights,
+    sigma_scales,
+    token_weights,
+)
 from openhorizon.losses.sva import sva
 
 
@@ -84,6 +91,46 @@ def test_domain_mean_is_sample_then_domain_then_overall() -> None:
     weights = domain_weights(domain, torch.tensor([2, 1, 3, 0]))
     assert weights[3] == 0
     assert (loss * weights[sample]).sum().item() == pytest.approx(expected)
+
+
+def test_other_means_are_their_explicit_loops() -> None:
+    values = [[1.0, 3.0], [10.0], [4.0, 6.0, 8.0], []]
+    domain, tokens = torch.tensor([0, 0, 5, 5]), torch.tensor([len(v) for v in values])
+    every = [x for v in values for x in v]
+    expected = {
+        token_weights: sum(every) / 6,
+        sample_weights: ((1 + 3) / 2 + 10 + (4 + 6 + 8) / 3) / 3,
+        share_weights: ((1 + 3 + 10) / 3 + (4 + 6 + 8) / 3) / 2,
+    }
+    for weigh, mean in expected.items():
+        weight = weigh(domain, tokens).tolist()
+        assert sum(w * sum(v) for w, v in zip(weight, values, strict=True)) == pytest.approx(mean)
+        assert sum(w * len(v) for w, v in zip(weight, values, strict=True)) == pytest.approx(1)
+
+
+def test_sigma_scales_are_the_pooled_over_the_own_deviation() -> None:
+    torch.manual_seed(7)
+    ratios = {"a": 0.1 * torch.randn(30), "b": 3 + 2 * torch.randn(7), "c": torch.full((5,), 0.3), "d": torch.zeros(1)}
+
+    def deviation(values: list[float]) -> float:
+        mean = sum(values) / len(values)
+        return math.sqrt(sum((x - mean) ** 2 for x in values) / len(values))
+
+    pooled = deviation([x for r in ratios.values() for x in r.tolist()])
+    scales = sigma_scales(ratios, ratios, (0.25, 4.0))
+    assert scales["a"] == 4.0  # 15 times as narrow
+    assert scales["b"] == pytest.approx(pooled / deviation(ratios["b"].tolist()), rel=1e-5)
+    assert scales["c"] == scales["d"] == 1.0  # a constant, and a single token, have no spread to go by
+
+
+def test_gap_scales_follow_what_remains_and_average_to_one() -> None:
+    first = {"a": torch.tensor([2.0, -2.0]), "b": torch.tensor([1.0, -3.0]), "c": torch.tensor([0.0, 0.0])}
+    now = {"a": torch.tensor([-1.0, 1.0]), "b": torch.tensor([2.0]), "c": torch.tensor([1.0]), "new": torch.ones(3)}
+    assert gap_scales(first, first, (0.25, 4.0)) == dict.fromkeys(first, 1.0)
+    scales = gap_scales(now, first, (0.25, 4.0))
+    assert scales == pytest.approx({"a": 0.5 / 0.875, "b": 1 / 0.875, "c": 1 / 0.875, "new": 1 / 0.875})
+    closed = gap_scales({"a": torch.full((2,), 0.01), "b": first["b"]}, first, (0.25, 4.0))
+    assert closed == pytest.approx({"a": 0.25 / 0.625, "b": 1 / 0.625})
 
 
 def test_chunks_change_neither_loss_nor_gradient() -> None:

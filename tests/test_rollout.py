@@ -79,6 +79,20 @@ def test_a_seed_depends_on_the_task_and_its_samples_alone(
     assert len({t.seed for t in together}) == 3
 
 
+def test_a_limit_of_turns_ends_an_episode_before_its_budget(
+    tokenizer: PreTrainedTokenizerFast, count_domain: CountDomain
+) -> None:
+    tasks = [task(count_domain, horizon, begin) for horizon, begin in ((1, 40), (2, 30), (3, 20))]
+    policy, budgets, domains = ScriptedPolicy(tokenizer, count_up), {"count": BUDGET}, {"count": count_domain}
+    whole = rollout(domains, tasks, policy, budgets, 1.0, 0)
+    limited = rollout(domains, tasks, policy, budgets, 1.0, 0, max_turns=3)
+    assert [t.status for t in whole] == [Status.SOLVED] * 3
+    assert [t.status for t in limited] == [Status.SOLVED, Status.SOLVED, Status.TRUNCATED]
+    assert limited[:2] == whole[:2]
+    assert sum(turn.role == "assistant" for turn in limited[2].turns) == 3
+    assert limited[2].turns == whole[2].turns[: len(limited[2].turns)]
+
+
 def test_a_broken_environment_is_retried_and_then_aborted(
     tokenizer: PreTrainedTokenizerFast, count_domain: CountDomain
 ) -> None:

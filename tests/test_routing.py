@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUDGET, MACHINE, CountDomain, RememberingDomain
+from settings import laptop
 from test_packing import model_of, samples
 from test_training import OPTIM, Log, demonstrations, tasks
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -20,7 +21,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Trajectory, read_trajectories, write_trajectories
-from openhorizon.config import DistillConfig, GrpoConfig, RouterConfig
+from openhorizon.config import GrpoConfig, RouterConfig
 from openhorizon.losses.balance import load_balance, router_z, shares
 from openhorizon.model import ragged
 from openhorizon.model.attention import SEGMENTS
@@ -464,8 +465,15 @@ def test_the_loops_replay_where_the_recipe_says_so(fresh: Callable[[int], Checkp
         temperature=1.0, dynamic_sampling=False, max_horizon=3, optim=replace(OPTIM, lr=5e-4),
     )  # fmt: skip
     teacher = Teacher("count", copy.deepcopy(start))
-    distillation = DistillConfig(
-        iterations=1, prompts=6, updates=1, top_k=16, temperature=1.0, max_horizon=3, optim=replace(OPTIM, lr=5e-4)
+    distillation = replace(
+        laptop().distill,
+        iterations=1,
+        prompts=6,
+        updates=1,
+        top_k=16,
+        temperature=1.0,
+        max_horizon=3,
+        optim=replace(OPTIM, lr=5e-4),
     )
     machine, advantage = replace(MACHINE, micro_tokens=300), group_advantage(0.5)
     told: list[int] = []
@@ -486,7 +494,7 @@ def test_the_loops_replay_where_the_recipe_says_so(fresh: Callable[[int], Checkp
                         policy, reference, domains, tasks(9, 3), BUDGET, grpo, advantage, 0, machine, log, router  # type: ignore[arg-type]
                     )  # fmt: skip
                 else:
-                    teachers = Router([teacher], ["count"], student.tokenizer.get_vocab())
+                    teachers = Router(student, [teacher], ["count"], "hard", 0)
                     distil(
                         policy, teachers, domains, {"count": tasks(9, 3)}, {"count": BUDGET}, distillation, 0, machine,
                         log, router,  # type: ignore[arg-type]

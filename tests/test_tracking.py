@@ -117,9 +117,12 @@ def test_curves_hold_no_times_and_are_the_same_twice(project: Path, settings: Co
         log._record.parent.mkdir(parents=True, exist_ok=True)
         for step in range(3):
             log.metrics(step, loss=0.1 * step, accuracy=1.0)
+            log.timing(step, seconds_update=1.5)
         log.save_curves(project / folder)
     written = (project / "a" / "curves.jsonl").read_text()
     assert written == (project / "b" / "curves.jsonl").read_text()
+    recorded = [json.loads(line) for line in log._record.read_text().splitlines()]
+    assert sum(event["values"] == {"seconds_update": 1.5} for event in recorded) == 6  # twice three: one record
     assert json.loads(written.splitlines()[2]) == {"step": 2, "loss": 0.2, "accuracy": 1.0}
 
 

@@ -11,23 +11,30 @@ from typing import Any
 import pytest
 import torch
 from conftest import BUDGET, MACHINE, CountDomain
+from settings import laptop
 
 from openhorizon.agent.render import render_trajectory, write_action
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory, Turn
-from openhorizon.config import DistillConfig, GrpoConfig, OptimConfig
+from openhorizon.config import CurriculumConfig, DistillConfig, GrpoConfig, OptimConfig
 from openhorizon.domains.base import Answer, Call, Task, Verdict
+from openhorizon.losses.sva import sva
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.train import distillation, supervised
-from openhorizon.train.distillation import Watch, distil, minibatches, prompt_stream
+from openhorizon.train.distillation import distil
+from openhorizon.train.objectives import AGGREGATIONS, OBJECTIVES
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.reinforcement import group_advantage, reinforce
 from openhorizon.train.router import Router
-from openhorizon.train.scores import score
+from openhorizon.train.samples import first_turns, minibatches, prompt_stream
+from openhorizon.train.scores import Wanted, score
 from openhorizon.train.supervised import fit
+from openhorizon.train.watch import Watch
 
 OPTIM = OptimConfig(lr=5e-3, schedule="constant", warmup=0.0, weight_decay=0.0, grad_clip=1.0, batch_tokens=512)
+DISTILL = laptop().distill
+FOUR = Wanted(top_k=4, top_mass=None, temperature=1.0, whole=False)
 
 
 class Log:
@@ -35,9 +42,13 @@ class Log:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
+        self.timings: list[dict[str, float]] = []
 
     def metrics(self, step: int, **values: float) -> None:
         self.rows.append(values)
+
+    def timing(self, step: int, **values: float) -> None:
+        self.timings.append(values)
 
     def progress(self, done: int, total: int, note: str = "") -> None: ...
 
@@ -87,7 +98,7 @@ def test_each_sample_goes_to_the_teacher_of_its_own_domain(tiny: Callable[..., C
     samples = demonstrations(student, 6)
     mixed = [as_domain(sample, "ab"[i % 2]) for i, sample in enumerate(samples)]
     never = LocalPolicy(student, 8).never
-    routed = Router(teachers, ["a", "b"], student.tokenizer.get_vocab()).score(mixed, 5, never, MACHINE)
+    routed = Router(student, teachers, ["a", "b"], "hard", 0).score(mixed, replace(FOUR, top_k=5), never, MACHINE)
     for i, (sample, scores) in enumerate(zip(mixed, routed, strict=True)):
         own = teachers[i % 2].checkpoint
         assert scores.teacher == own.hash
@@ -100,14 +111,6 @@ def test_each_sample_goes_to_the_teacher_of_its_own_domain(tiny: Callable[..., C
         assert torch.allclose(scores.tail_mass_N, 1 - expected.values.exp().sum(1), atol=1e-4)
 
 
-def test_router_refuses_a_missing_teacher_and_a_foreign_vocabulary(tiny: Callable[..., Checkpoint]) -> None:
-    vocabulary = tiny().tokenizer.get_vocab()
-    with pytest.raises(ValueError, match="'b' has no teacher"):
-        Router([Teacher("a", tiny())], ["a", "b"], vocabulary)
-    with pytest.raises(ValueError, match="another vocabulary"):
-        Router([Teacher("a", tiny())], ["a"], {**vocabulary, "extra": 9999})
-
-
 def test_distillation_approaches_the_teacher_and_leaves_it_unchanged(fresh: Callable[[int], Checkpoint]) -> None:
     teacher = fresh(1)
     fit(teacher.model, demonstrations(teacher, 60), 40_000, OPTIM, 0, MACHINE, Log())  # type: ignore[arg-type]
@@ -115,13 +118,14 @@ def test_distillation_approaches_the_teacher_and_leaves_it_unchanged(fresh: Call
     before = copy.deepcopy(teacher.model.state_dict())
     student = fresh(1)
     fit(student.model, demonstrations(student, 60), 5_000, OPTIM, 0, MACHINE, Log())  # type: ignore[arg-type]
-    config = DistillConfig(
+    config = replace(
+        DISTILL,
         iterations=25, prompts=12, updates=3, top_k=16, temperature=1.0, max_horizon=1,
         optim=replace(OPTIM, lr=2e-3),
     )  # fmt: skip
     log = Log()
     domains: Any = {"count": CountDomain()}
-    router = Router([Teacher("count", teacher)], ["count"], student.tokenizer.get_vocab())
+    router = Router(student, [Teacher("count", teacher)], ["count"], "hard", 0)
     distil(LocalPolicy(student, 16), router, domains, {"count": tasks(80)}, {"count": BUDGET}, config, 0, MACHINE, log)  # type: ignore[arg-type]
     losses = [row["loss"] for row in log.rows]
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3]), losses
@@ -132,6 +136,41 @@ def test_distillation_approaches_the_teacher_and_leaves_it_unchanged(fresh: Call
     )
 
 
+@pytest.mark.parametrize("aggregation", list(AGGREGATIONS))
+def test_an_update_weighs_its_tokens_as_the_aggregation_says(tiny: Callable[..., Checkpoint], aggregation: str) -> None:
+    """Against a loop over tokens, with scales that the log-ratios of unpacked whole logits give."""
+    student, teachers = tiny(), {"a": tiny(seed=4), "b": tiny(seed=5)}
+    batch = [as_domain(s, "aab"[i % 3]) for i, s in enumerate(demonstrations(student, 7))]
+    never, machine = LocalPolicy(student, 8).never, replace(MACHINE, micro_tokens=150)
+    scores = [score([teachers[t.task.domain].model], "x", [t], FOUR, never, MACHINE)[0] for t in batch]
+    config, chosen = replace(DISTILL, aggregation=aggregation), AGGREGATIONS[aggregation]  # type: ignore[arg-type]
+    ratios = distillation.log_ratios(student.model, batch, scores, FOUR, never, machine)
+    slow: dict[str, list[float]] = {"a": [], "b": []}
+    tokens = []
+    for trajectory, said in zip(batch, scores, strict=True):
+        trained = torch.tensor(trajectory.loss_mask[1:])
+        ids = torch.tensor(trajectory.ids)[1:][trained]
+        both = []
+        for checkpoint in (teachers[trajectory.task.domain], student):
+            with torch.no_grad():
+                logits = checkpoint.model(input_ids=torch.tensor([trajectory.ids]), use_cache=False).logits[0, :-1]
+            both.append(logits[trained])
+        one, two = (torch.log_softmax(x, 1).gather(1, ids[:, None])[:, 0] for x in both)
+        slow[trajectory.task.domain] += (one - two).tolist()
+        tokens.append(sva(both[1], said.support_NK, said.logprobs_NK)[0].tolist())
+    for name, values in slow.items():
+        assert torch.allclose(ratios[name], torch.tensor(values), atol=1e-3)
+    first = {name: 2 * r for name, r in ratios.items()} | {"b": ratios["b"] / 2}
+    scales = chosen.scales(ratios, first, (0.25, 4.0))
+    assert (len(set(scales.values())) == 2) == chosen.measured
+    domain = torch.tensor([0 if t.task.domain == "a" else 1 for t in batch])
+    weight = chosen.weights(domain, torch.tensor([len(v) for v in tokens])).tolist()
+    expected = sum(w * scales[t.task.domain] * sum(v) for w, t, v in zip(weight, batch, tokens, strict=True))
+    with torch.no_grad():
+        parts = distillation.losses(student.model, batch, scores, config, machine, Watch(), None, scales)
+        assert sum(part.item() for part in parts) == pytest.approx(expected, rel=1e-3)
+
+
 def test_aborted_episodes_are_counted_and_never_trained_on(
     tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,8 +178,8 @@ def test_aborted_episodes_are_counted_and_never_trained_on(
 
     student, trained = tiny(), []
 
-    def half_aborted(*arguments: Any) -> list[Trajectory]:
-        rolled = rollout(*arguments)
+    def half_aborted(*arguments: Any, **keys: Any) -> list[Trajectory]:
+        rolled = rollout(*arguments, **keys)
         return [replace(t, status=Status.ABORTED) if i % 2 else t for i, t in enumerate(rolled)]
 
     def watch(model: Any, trajectories: list[Trajectory], *others: Any) -> Any:
@@ -150,13 +189,109 @@ def test_aborted_episodes_are_counted_and_never_trained_on(
     losses = module.losses
     monkeypatch.setattr(module, "rollout", half_aborted)
     monkeypatch.setattr(module, "losses", watch)
-    config = DistillConfig(iterations=1, prompts=8, updates=2, top_k=4, temperature=1.0, max_horizon=1, optim=OPTIM)
+    config = replace(DISTILL, iterations=1, prompts=8, updates=2, top_k=4, temperature=1.0, max_horizon=1, optim=OPTIM)
     log = Log()
-    router = Router([Teacher("count", tiny(seed=3))], ["count"], student.tokenizer.get_vocab())
+    router = Router(student, [Teacher("count", tiny(seed=3))], ["count"], "hard", 0)
     domains: Any = {"count": CountDomain()}
     distil(LocalPolicy(student, 8), router, domains, {"count": tasks(9)}, {"count": BUDGET}, config, 0, MACHINE, log)  # type: ignore[arg-type]
     assert log.rows[0]["aborted@count"] == 0.5
     assert len(trained) == 4 and all(t.status is not Status.ABORTED for t in trained)
+
+
+def trained_on(
+    student: Checkpoint, config: DistillConfig, monkeypatch: pytest.MonkeyPatch, horizon: int = 1, **given: Any
+) -> tuple[list[list[Trajectory]], Log]:
+    """What each iteration's updates were made on."""
+    seen: list[list[Trajectory]] = []
+
+    def watch(model: Any, trajectories: list[Trajectory], *others: Any) -> Any:
+        seen.append(list(trajectories))
+        return losses(model, trajectories, *others)
+
+    losses = distillation.losses
+    router = Router(student, [Teacher("count", build_teacher(student))], ["count"], "hard", 0)
+    domains: Any = {"count": CountDomain()}
+    prompts, log = {"count": tasks(30, horizon)}, Log()
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation, "losses", watch)
+        distil(
+            LocalPolicy(student, 8), router, domains, prompts, {"count": BUDGET}, config, 0, MACHINE, log, **given  # type: ignore[arg-type]
+        )  # fmt: skip
+    return seen, log
+
+
+def build_teacher(student: Checkpoint) -> Checkpoint:
+    """Another model: the student's, moved."""
+    teacher = replace(student, model=copy.deepcopy(student.model), hash="moved")
+    for parameter in teacher.model.parameters():
+        parameter.data.mul_(1.1)
+    teacher.model.requires_grad_(False)
+    return teacher
+
+
+def test_a_share_of_the_samples_are_demonstrations(
+    tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(DISTILL, iterations=4, prompts=5, updates=1, top_k=4, temperature=1.0, optim=OPTIM)
+    unique = {one.task.prompt: one for one in demonstrations(tiny(), 9)}
+    shown = {"count": [[one] for one in list(unique.values())[:6]]}
+    texts = {one.turns for (one,) in shown["count"]}
+    for share, counts in ((1.0, [5, 5, 5, 5]), (0.7, [4, 3, 4, 3]), (0.0, [0, 0, 0, 0])):
+        mixed = replace(config, on_policy=share)
+        seen, log = trained_on(tiny(), mixed, monkeypatch, demonstrations=shown if share < 1 else None)
+        assert [sum(t.turns not in texts for t in batch) for batch in seen] == counts
+        assert all(len(batch) == 5 for batch in seen)
+        assert all(("success@count" in row) == bool(count) for row, count in zip(log.rows, counts, strict=True))
+        given = [t.turns for batch in seen for t in batch if t.turns in texts]
+        assert share != 0.7 or set(given) == texts  # six in all, each once an epoch
+        again, _ = trained_on(tiny(), mixed, monkeypatch, demonstrations=shown if share < 1 else None)
+        assert [[t.turns for t in batch] for batch in again] == [[t.turns for t in batch] for batch in seen]
+    with pytest.raises(ValueError, match=r"on_policy: 0\.5 needs demonstrations of count"):
+        trained_on(tiny(), replace(config, on_policy=0.5), monkeypatch)
+
+
+def test_a_curriculum_lets_episodes_grow(fresh: Callable[[int], Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    student = fresh(1)
+    fit(student.model, demonstrations(student, 60), 30_000, OPTIM, 0, MACHINE, Log())  # type: ignore[arg-type]
+    still = replace(OPTIM, lr=1e-9)
+    config = replace(
+        DISTILL, iterations=5, prompts=6, updates=1, top_k=4, temperature=1.0, optim=still,
+        turn_curriculum=CurriculumConfig(turns=1, every=2), on_policy=0.5,
+    )  # fmt: skip
+    shown = {"count": [[one] for one in demonstrations(student, 6)]}
+    seen, _ = trained_on(student, config, monkeypatch, 3, demonstrations=shown)
+    longest = [max(sum(turn.role == "assistant" for turn in t.turns) for t in batch) for batch in seen]
+    assert longest == [1, 1, 2, 2, 3]
+    whole = demonstrations(student, 1)[0]
+    pieces = list(first_turns([whole, whole], 3))
+    assert pieces[0] is whole and pieces[1].turns == whole.turns[:2]
+    assert list(first_turns([whole, whole], 2)) == [whole] and list(first_turns([whole], None)) == [whole]
+
+
+def test_truncated_episodes_can_be_left_out(tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random student: most episodes are truncated, and an iteration without a sample is survived."""
+    config = replace(DISTILL, iterations=4, prompts=4, updates=1, top_k=4, temperature=1.0, optim=OPTIM)
+    kept, log = trained_on(tiny(), config, monkeypatch)
+    assert [len(batch) for batch in kept] == [4] * 4
+    assert any(t.status is Status.TRUNCATED for batch in kept for t in batch)
+    still = replace(config, truncated="drop", optim=replace(OPTIM, lr=1e-9))
+    dropped, log = trained_on(tiny(), still, monkeypatch)
+    left = [round(4 * (1 - row["truncated@count"])) for row in log.rows]
+    assert [len(batch) for batch in dropped] == [n for n in left if n] and min(left) == 0
+    assert [("loss" in row) for row in log.rows] == [n > 0 for n in left]
+    assert all(t.status is not Status.TRUNCATED for batch in dropped for t in batch)
+
+
+def test_a_run_without_a_single_sample_is_an_error(
+    tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def aborted(*arguments: Any, **keys: Any) -> list[Trajectory]:
+        return [replace(t, status=Status.ABORTED) for t in rollout(*arguments, **keys)]
+
+    monkeypatch.setattr(distillation, "rollout", aborted)
+    config = replace(DISTILL, iterations=2, prompts=2, updates=1, top_k=4, optim=OPTIM)
+    with pytest.raises(ValueError, match="no sample to train on in 2 iterations"):
+        trained_on(tiny(), config, monkeypatch)
 
 
 def test_a_frozen_teacher_cannot_be_trained(tiny: Callable[..., Checkpoint]) -> None:
@@ -199,26 +334,26 @@ def test_prompts_are_deduplicated_and_each_comes_once_an_epoch() -> None:
 def test_scores_do_not_depend_on_packing(tiny: Callable[..., Checkpoint]) -> None:
     checkpoint = tiny()
     samples, never = demonstrations(checkpoint, 8), LocalPolicy(checkpoint, 8).never
-    together = score(checkpoint.model, "x", samples, 4, never, MACHINE)
-    alone = [score(checkpoint.model, "x", [sample], 4, never, MACHINE)[0] for sample in samples]
+    together = score([checkpoint.model], "x", samples, FOUR, never, MACHINE)
+    alone = [score([checkpoint.model], "x", [sample], FOUR, never, MACHINE)[0] for sample in samples]
     for a, b in zip(together, alone, strict=True):
         assert torch.allclose(a.logprobs_NK, b.logprobs_NK, atol=1e-4) and torch.equal(a.support_NK, b.support_NK)
 
 
-@pytest.mark.parametrize("loss", ["nll", "sva"])
+@pytest.mark.parametrize("loss", ["nll", *OBJECTIVES])
 def test_an_update_in_parts_is_the_update_at_once(tiny: Callable[..., Checkpoint], loss: str) -> None:
     checkpoint = tiny()
     model, batch = checkpoint.model.train(), demonstrations(checkpoint, 12)
     batch = [as_domain(sample, "aab"[i % 3]) for i, sample in enumerate(batch)]
     never = LocalPolicy(checkpoint, 8).never
-    scores = score(tiny(seed=4).model, "x", batch, 4, never, MACHINE)
+    scores = score([tiny(seed=4).model], "x", batch, replace(FOUR, whole=True), never, MACHINE)
     found = []
     for micro_tokens in (100_000, 60):
         machine, watch = replace(MACHINE, micro_tokens=micro_tokens), Watch()
         parts = (
             supervised.losses(model, batch, machine)
             if loss == "nll"
-            else distillation.losses(model, batch, scores, machine, watch)
+            else distillation.losses(model, batch, scores, replace(DISTILL, support_loss=loss), machine, watch)
         )
         total = count = 0.0
         for part in parts:

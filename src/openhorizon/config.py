@@ -173,14 +173,43 @@ class TeachConfig:
 
 
 @dataclass(frozen=True)
+class CurriculumConfig:
+    """How many turns an episode may have: ``turns`` at first, one more every ``every`` iterations."""
+
+    turns: int
+    every: int
+
+
+@dataclass(frozen=True)
+class AlarmConfig:
+    """When a distillation says that it goes wrong: a domain against its own first iteration."""
+
+    rho_drop: float  # ρ falls by more
+    length_growth: float  # tokens written an episode grow by more than this factor
+    stop: bool  # whether it ends there, with an error
+
+
+@dataclass(frozen=True)
 class DistillConfig:
-    """Domain-routed on-policy distillation with SVA (sections 2.3, 4.3)."""
+    """Domain-routed on-policy distillation with SVA (sections 2.3, 4.3); docs/distillation.md has every option."""
 
     iterations: int
     prompts: int  # a domain and iteration
     updates: int  # minibatches an iteration
-    top_k: int
-    temperature: float
+    support_loss: Literal["sva", "gen_kl", "tail", "full", "sampled"]
+    direction: Literal["reverse", "forward"]  # KL(student | teacher), or the other way round
+    top_k: int  # tokens of the support; with top_mass, at most
+    top_mass: float | None  # the teacher's mass that the support reaches; null: always top_k tokens
+    routing: Literal["hard", "mixture", "shuffled", "merged"]
+    aggregation: Literal["domain", "token", "sample", "dn_sigma", "budget"]
+    scale_bounds: tuple[float, ...]  # least and most of a domain's scale (dn_sigma, budget)
+    loss_temperature: float  # of both distributions in the loss
+    temperature: float  # of the rollouts
+    on_policy: float  # share of the samples that the student writes; the others are verified demonstrations
+    turn_curriculum: CurriculumConfig | None  # null: episodes are as long as their budgets from the start
+    truncated: Literal["keep", "drop"]  # episodes that a budget ended
+    alarm: AlarmConfig
+    min_headroom: float | None  # by which a teacher must beat the SFT model in validation; null: it is reported
     max_horizon: int
     optim: OptimConfig
 
@@ -316,6 +345,12 @@ def _check(config: Config, where: str) -> None:
     from openhorizon.domains import DOMAINS
 
     _check_model(config.model, f"{where}:model")
+    _check_distill(config.distill, f"{where}:distill")
+    if config.router.replay and config.distill.on_policy < 1:
+        raise ValueError(
+            f"{where}:distill.on_policy: {config.distill.on_policy} is less than 1, and router.replay has the experts "
+            "of rollouts alone"
+        )
     for key in ("balance", "z"):
         if getattr(config.router, key) < 0:
             raise ValueError(f"{where}:router.{key}: {getattr(config.router, key)} is less than 0")
@@ -354,6 +389,39 @@ def _check_model(block: ModelConfig, where: str) -> None:
         raise ValueError(f"{where}.upcycle.router_std: {block.upcycle.router_std} is not above 0")
     if block.upcycle.route == "identical" and block.upcycle.expert_width is not None:
         raise ValueError(f"{where}.upcycle.expert_width: route identical copies the whole MLP; it must be null")
+
+
+def _check_distill(block: DistillConfig, where: str) -> None:
+    """Numbers without a meaning, and options that do not go together."""
+    for key in ("iterations", "prompts", "updates"):
+        if getattr(block, key) < 1:
+            raise ValueError(f"{where}.{key}: {getattr(block, key)} is less than 1")
+    if block.top_k < 2:
+        raise ValueError(f"{where}.top_k: {block.top_k} is less than 2; renormalised, one token teaches nothing")
+    if block.top_mass is not None and not 0 < block.top_mass <= 1:
+        raise ValueError(f"{where}.top_mass: {block.top_mass} is not above 0 and at most 1")
+    if block.loss_temperature <= 0:
+        raise ValueError(f"{where}.loss_temperature: {block.loss_temperature} is not above 0")
+    if len(block.scale_bounds) != 2 or not 0 < block.scale_bounds[0] <= 1 <= block.scale_bounds[1]:
+        raise ValueError(f"{where}.scale_bounds: {list(block.scale_bounds)} are not two numbers around 1")
+    if block.support_loss == "sampled" and block.direction == "forward":
+        raise ValueError(f"{where}.direction: forward cannot be estimated from what the student samples (sampled)")
+    if not 0 <= block.on_policy <= 1:
+        raise ValueError(f"{where}.on_policy: {block.on_policy} is not between 0 and 1")
+    if block.support_loss == "sampled" and block.on_policy < 1:
+        raise ValueError(f"{where}.on_policy: {block.on_policy}; sampled needs the student's own samples alone, 1")
+    if block.min_headroom is not None and not -1 <= block.min_headroom <= 1:
+        raise ValueError(f"{where}.min_headroom: {block.min_headroom} is not between -1 and 1")
+    if not 0 < block.alarm.rho_drop <= 1:
+        raise ValueError(f"{where}.alarm.rho_drop: {block.alarm.rho_drop} is not above 0 and at most 1")
+    if block.alarm.length_growth <= 1:
+        raise ValueError(f"{where}.alarm.length_growth: {block.alarm.length_growth} is not more than 1")
+    if block.turn_curriculum:
+        for key in ("turns", "every"):
+            if getattr(block.turn_curriculum, key) < 1:
+                raise ValueError(f"{where}.turn_curriculum.{key}: {getattr(block.turn_curriculum, key)} is less than 1")
+        if block.truncated == "drop":
+            raise ValueError(f"{where}.truncated: drop leaves nothing of the episodes that turn_curriculum ends")
 
 
 def _check_generate(block: GenerateConfig, where: str) -> None:

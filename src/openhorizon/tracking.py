@@ -86,6 +86,10 @@ class StageLog:
         self.curves.append({"step": step, **values})
         self._append({"step": step, "at": _now(), "values": values})
 
+    def timing(self, step: int, **values: float) -> None:
+        """One point of curves that differ from run to run: for MLflow, never in ``curves.jsonl``."""
+        self._append({"step": step, "at": _now(), "values": values})
+
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Where the stage is; call it as often as you like."""
         self._shown.update(done, total, note)

@@ -69,11 +69,22 @@ class Policy(Protocol):
 class Episode:
     """A task's conversation with its environment."""
 
-    def __init__(self, domain: Domain, task: Task, renderer: Renderer, budget: BudgetConfig, policy: str, seed: int):
+    def __init__(
+        self,
+        domain: Domain,
+        task: Task,
+        renderer: Renderer,
+        budget: BudgetConfig,
+        policy: str,
+        seed: int,
+        max_turns: int | None = None,
+    ):
         self.domain, self.task, self.renderer, self.policy = domain, task, renderer, policy
         self.seed = self.own_seed = seed  # the first is that of the context it is in
         self.turn_tokens, self.context_tokens = budget.turn_tokens, budget.context_tokens
         self.max_calls = allowed_calls(budget, task.horizon) if domain.tools else 0
+        if max_turns is not None:
+            self.max_calls = min(self.max_calls, max_turns - 1)  # the last turn may answer, or call in vain
         self.environment = open_environment(domain, task)
         self.turns = list[Turn]()
         self.experts = list[npt.NDArray[np.int16]]()  # of each context, where the policy records them
@@ -160,6 +171,7 @@ def rollout(
     temperature: float,
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    max_turns: int | None = None,
 ) -> list[Trajectory]:
     """One trajectory a task, in the order of ``tasks``; the same task twice gives two independent samples. An episode's
     seed depends on its task and on how often that came before, not on what else is rolled out.
@@ -168,7 +180,7 @@ def rollout(
     conversations as for many; each meets the environment and the budget of its own domain.
 
     ABORTED episodes are tried again, ABORT_TRIES times in all, each with a seed of its own; what still fails comes
-    back as ABORTED, for the caller to count.
+    back as ABORTED, for the caller to count. ``max_turns`` is the most that an episode may have, whatever its budget.
 
     Raises:
         ValueError: a prompt does not fit the context budget.
@@ -185,7 +197,7 @@ def rollout(
             task, budget = tasks[i], budgets[tasks[i].domain]
             own = derive(seed, task.id, nth[i], attempt)
             try:
-                episodes[i] = Episode(domains[task.world], task, policy.renderer, budget, policy.name, own)
+                episodes[i] = Episode(domains[task.world], task, policy.renderer, budget, policy.name, own, max_turns)
             except EnvironmentDied as error:  # it did not even start
                 verdict, turns = Verdict(False, 0.0, f"environment: {error}"), (Turn("prompt", task.prompt),)
                 finished[i] = Trajectory(task, turns, None, Status.ABORTED, verdict, policy.name, own)

@@ -5,6 +5,8 @@
     ℓ        Σ_{u∈S} p̄_s(u) log( p̄_s(u) / p̄_T(u) )
     ρ        Σ_{u∈S} p_s(u): the student's mass on S, monitored and not optimised
 
+The forward direction, Σ p̄_T log(p̄_T / p̄_s), is the same with the two exchanged; the paper's is the reverse.
+
 Since both are renormalised on S, tokens outside S get no direct gradient: watch ρ. k = 1 has zero gradient by
 construction and is refused.
 """
@@ -13,9 +15,14 @@ from __future__ import annotations
 
 import torch
 
+from openhorizon.losses.divergence import Direction
+
 
 def sva(
-    logits_NV: torch.Tensor, support_NK: torch.Tensor, teacher_logprobs_NK: torch.Tensor
+    logits_NV: torch.Tensor,
+    support_NK: torch.Tensor,
+    teacher_logprobs_NK: torch.Tensor,
+    direction: Direction = "reverse",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Per-token loss and coverage, both of shape (N,); N positions, V vocabulary, K support.
 
@@ -39,5 +46,8 @@ def sva(
     teacher_NK = torch.log_softmax(teacher_logprobs_NK.float(), dim=1)
     # 0 · (-inf - -inf) is written as 0, for the gradient too.
     difference_NK = torch.where(valid_NK, student_NK - teacher_NK, 0.0)
-    loss_N = (torch.where(valid_NK, student_NK.exp(), 0.0) * difference_NK).sum(1)
+    leading_NK = student_NK
+    if direction == "forward":
+        leading_NK, difference_NK = teacher_NK, -difference_NK
+    loss_N = (torch.where(valid_NK, leading_NK.exp(), 0.0) * difference_NK).sum(1)
     return loss_N, coverage_N.detach()

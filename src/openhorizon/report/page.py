@@ -119,7 +119,9 @@ def loss_figure(run: Run) -> Figure:
         kind = model.partition("@")[0]
         names = {"teacher": "sft_loss"}.get(kind, "loss")
         line = _line(run.curves.get(model, ()), names, "loss", MODEL_COLOURS[kind])
-        title = {"student": "distill: SVA loss"}.get(model, f"{label(model)}: supervised")
+        title = {"student": f"distill: {run.config.distill.support_loss} loss"}.get(
+            model, f"{label(model)}: supervised"
+        )
         panels += [Panel(title, "update" if kind != "student" else "iteration", (line,))] if line else []
     return Figure("losses", "Training losses; where a curve is long its running mean is drawn over it.", tuple(panels))
 
@@ -134,6 +136,8 @@ def rollout_figure(run: Run) -> Figure:
             "success": "success",
             "loss": "loss",
             "teacher_mass": "teacher mass on its top k",
+            "gradient_share": "share of the gradient",
+            "entropy": "entropy (nats)",
             "truncated": "share truncated",
             "aborted": "share aborted",
             "length": "tokens generated",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from openhorizon.agent.trajectory import read_tasks
-from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_json
+from openhorizon.agent.compaction import render_contexts
+from openhorizon.agent.trajectory import Trajectory, read_tasks, read_trajectories
+from openhorizon.artifacts import checkpoint_dir, read_json, replace_dir, stage_dir, write_json
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
-from openhorizon.model.load import load_checkpoint, load_teacher, save_checkpoint
+from openhorizon.model.load import Checkpoint, load_checkpoint, load_teacher, save_checkpoint
 from openhorizon.model.sampler import local_policy
 from openhorizon.seeds import derive
 from openhorizon.train.distillation import distil
@@ -19,10 +20,16 @@ if TYPE_CHECKING:
 
 
 def run(config: Config, target: str | None, log: StageLog) -> None:
-    """Write ``artifacts/distill``: the student. Raises ``ValueError`` where a teacher does not fit the student."""
+    """Write ``artifacts/distill``: the student.
+
+    Raises:
+        ValueError: a teacher does not fit the student, or has less headroom than ``distill.min_headroom``.
+    """
+    leads = headrooms(config)
     student = load_checkpoint(checkpoint_dir("sft"), config.machine)
     teachers = [load_teacher(checkpoint_dir(f"teacher@{name}"), name, config.machine) for name in config.domains]
-    router = Router(teachers, config.domains, student.tokenizer.get_vocab())
+    seed = derive(config.seed, "distill")
+    router = Router(student, teachers, config.domains, config.distill.routing, seed)
     prompts = {
         name: [
             task
@@ -32,6 +39,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         for name in config.domains
     }
     policy = local_policy(student, config.machine)
+    demonstrations = {name: verified(config, name, student) for name in config.domains if config.distill.on_policy < 1}
     figures = distil(
         policy,
         router,
@@ -39,12 +47,51 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         prompts,
         config.budget,
         config.distill,
-        derive(config.seed, "distill"),
+        seed,
         config.machine,
         log,
         config.router,
+        demonstrations,
     )
     with replace_dir(stage_dir("distill")) as folder:
         save_checkpoint(student.model, student.tokenizer, folder)
         log.save_curves(folder)
-        write_json(folder / "metrics.json", figures | {f"teacher@{t.domain}": t.checkpoint.hash for t in teachers})
+        write_json(
+            folder / "metrics.json", figures | leads | {f"teacher@{t.domain}": t.checkpoint.hash for t in teachers}
+        )
+
+
+def headrooms(config: Config) -> dict[str, float]:
+    """``headroom@DOMAIN``: by how much each teacher beats the SFT model that it started from, in success on the
+    validation tasks of its stage. It is the best of three on them, so the figure is on the kind side. A teacher that
+    is not better is said; one that started elsewhere (``teach.DOMAIN.init``) has none.
+
+    Raises:
+        ValueError: less than ``distill.min_headroom``, where that is set, or not known.
+    """
+    least, found = config.distill.min_headroom, dict[str, float]()
+    for name in config.domains:
+        if config.teach[name].init != "sft":
+            if least is not None:
+                raise ValueError(f"distill.min_headroom={least}: not known where teach.{name}.init is not sft")
+            continue
+        figures = read_json(stage_dir("teach", name) / "metrics.json")
+        start, kept = figures["validation_start"], figures[f"validation_{figures['kept']}"]
+        found[f"headroom@{name}"] = kept - start
+        against = (
+            f"{kept:.3f} of teach.{name}.validation={config.teach[name].validation} tasks, the SFT model {start:.3f}"
+        )
+        if least is not None and kept - start < least:
+            raise ValueError(f"distill.min_headroom={least}: the teacher of {name} solves {against}")
+        if kept <= start:
+            print(f"distill: the teacher of {name} is not better than the SFT model: it solves {against}", flush=True)
+    return found
+
+
+def verified(config: Config, name: str, student: Checkpoint) -> list[list[Trajectory]]:
+    """The domain's demonstrations that the SFT student saw, too, no longer than the prompts: each its contexts, within
+    the budget that a rollout has."""
+    found = read_trajectories(stage_dir("generate", name) / "demonstrations.parquet")[: config.sft.demonstrations]
+    short = [trajectory for trajectory in found if trajectory.task.horizon <= config.distill.max_horizon]
+    limit = config.budget[name].context_tokens
+    return [render_contexts(student.renderer, DOMAINS, trajectory, limit) for trajectory in short]

@@ -4,13 +4,16 @@ An iteration: a frozen copy of the student rolls out prompts of every domain in 
 each sample's own domain scores the tokens that the student wrote; the student takes a few updates on the reverse KL
 over the teacher's salient vocabulary, averaged by sample, then domain, then over domains.
 
-TRUNCATED episodes are kept as valid prefixes; ABORTED ones were retried by the rollout and are never trained on. The
-frozen copy is the student itself between two phases of updates, which is the same thing and costs no memory.
+TRUNCATED episodes are kept as valid prefixes; ABORTED ones were retried by the rollout and are never trained on. All of
+this is as the block ``distill`` says, whose defaults are the paper's (docs/distillation.md). The frozen copy is the
+student itself between two phases of updates, which is the same thing and costs no memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,12 +23,11 @@ from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.config import BudgetConfig, DistillConfig, MachineConfig, RouterConfig
 from openhorizon.domains.base import Domain, Task
-from openhorizon.losses.chunked import by_chunks
-from openhorizon.losses.reduce import domain_weights
-from openhorizon.losses.sva import sva
+from openhorizon.losses.reduce import Ratios
 from openhorizon.model.sampler import LocalPolicy
-from openhorizon.seeds import derive, rng
+from openhorizon.seeds import derive
 from openhorizon.train.experts import UNTOUCHED, Experts
+from openhorizon.train.objectives import AGGREGATIONS, token_losses, wanted
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import (
     micro_batches,
@@ -34,12 +36,21 @@ from openhorizon.train.packing import (
     trained_tokens,
 )
 from openhorizon.train.router import Router
-from openhorizon.train.scores import TeacherScores
+from openhorizon.train.samples import endless, first_turns, minibatches, off_policy, prompt_stream, turn_limit
+from openhorizon.train.scores import TeacherScores, Wanted, score
+from openhorizon.train.watch import (
+    DEPTHS,
+    LOGGED_TURNS,
+    Clock,
+    Watch,
+    alarms,
+    depth_of_tokens,
+    rollout_figures,
+    turn_of_tokens,
+)
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
-
-LOGGED_TURNS = 4  # ρ is logged for turns 1..3 and 4+
 
 
 def distil(
@@ -53,138 +64,140 @@ def distil(
     machine: MachineConfig,
     log: StageLog,
     routers: RouterConfig = UNTOUCHED,
+    demonstrations: Mapping[str, Sequence[Sequence[Trajectory]]] | None = None,
 ) -> dict[str, float]:
-    """Train the policy's model in place, on ``prompts`` by domain in the worlds ``domains``. Returns the last
-    iteration's figures."""
+    """Train the policy's model in place, on ``prompts`` by domain in the worlds ``domains`` and, for the share that is
+    not on-policy, on ``demonstrations`` by domain (each its contexts, with token ids). Returns the last iteration's
+    figures."""
     model = policy.checkpoint.model
     optimizer = Optimizer(model, config.optim, config.iterations * config.updates)
     experts = Experts(model, routers)
     policy.records_experts = routers.replay
     streams = {name: prompt_stream(prompts[name], derive(seed, "prompts", name)) for name in prompts}
-    figures: dict[str, float] = {}
+    shown = {name: endless(given, derive(seed, "shown", name)) for name, given in (demonstrations or {}).items()}
+    if config.on_policy < 1 and shown.keys() != prompts.keys():
+        raise ValueError(f"distill.on_policy: {config.on_policy} needs demonstrations of {', '.join(prompts)}")
+    aggregation, scales = AGGREGATIONS[config.aggregation], dict[str, float]()
+    first: Ratios = {}
+    begin, figures = dict[str, float](), dict[str, float]()
     for iteration in range(config.iterations):
         model.eval()
-        tasks = [next(streams[name]) for name in prompts for _ in range(config.prompts)]
-        rolled = rollout(domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration))
+        clock = Clock(model.device)
+        given, limit = off_policy(config, iteration), turn_limit(config, iteration)
+        tasks = [next(streams[name]) for name in prompts for _ in range(config.prompts - given)]
+        rolled = rollout(
+            domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration), max_turns=limit
+        )
+        clock.lap("rollout")
         figures = {}
-        for name in prompts:
+        for name in prompts if rolled else ():
             figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
-        trajectories = [context for t in rolled if t.status is not Status.ABORTED for context in t.contexts]
-        scores = router.score(trajectories, config.top_k, policy.never, machine)
+        unused = {Status.ABORTED} | ({Status.TRUNCATED} if config.truncated == "drop" else set())
+        trajectories = [context for t in rolled if t.status not in unused for context in t.contexts]
+        trajectories += [c for name in prompts for _ in range(given) for c in first_turns(next(shown[name]), limit)]
+        scores = router.score(trajectories, wanted(config), policy.never, machine)
+        if aggregation.measured and trajectories:
+            ratios = log_ratios(model, trajectories, scores, wanted(config), policy.never, machine)
+            first = first or ratios
+            scales = aggregation.scales(ratios, first, (config.scale_bounds[0], config.scale_bounds[1]))
+            figures |= {f"scale@{name}": scale for name, scale in scales.items()}
+        clock.lap("scoring")
         model.train()
         totals: dict[str, list[float]] = {}
         for batch in minibatches(trajectories, config.updates, derive(seed, "minibatches", iteration)):
             watch = Watch()
-            chosen = [trajectories[i] for i in batch]
-            step = optimizer.step(losses(model, chosen, [scores[i] for i in batch], machine, watch, experts))
+            chosen, said = [trajectories[i] for i in batch], [scores[i] for i in batch]
+            step = optimizer.step(losses(model, chosen, said, config, machine, watch, experts, scales))
             for key, value in (step | watch.figures()).items():
                 totals.setdefault(key, []).append(value)
+        clock.lap("update")
         figures |= {key: sum(values) / len(values) for key, values in totals.items()}
         curves, worst = experts.health()
-        figures |= worst
+        begin = begin or (figures if trajectories else {})
+        wrong = alarms(figures, begin, config.alarm)
+        figures |= worst | {"alarms": len(wrong)}
         tokens = sum(len(t.ids) for t in trajectories)
+        curves |= {"tokens_rollout": sum(sum(t.loss_mask) for t in rolled), "tokens_update": tokens}
+        curves["tokens_scoring"] = router.read(trajectories)
         log.tokens(tokens)
         log.metrics(iteration, **figures, **curves)
-        success = sum(figures[f"success@{name}"] for name in prompts) / len(prompts)
-        log.progress(iteration + 1, config.iterations, f"loss {figures['loss']:.4f}, rollout success {success:.2f}")
+        log.timing(iteration, **{f"seconds_{name}": seconds for name, seconds in clock.seconds.items()})
+        for words in wrong:
+            print(f"distill: iteration {iteration + 1}: {words}", flush=True)
+        if wrong and config.alarm.stop:
+            raise ValueError(f"distill.alarm: stopped at iteration {iteration + 1}: {'; '.join(wrong)}")
+        log.progress(iteration + 1, config.iterations, _progress(figures, prompts))
+    if not begin:
+        raise ValueError(
+            f"distill: no sample to train on in {config.iterations} iterations; truncated: {config.truncated}"
+        )
     model.eval()
     policy.records_experts = False
     return figures
 
 
-def prompt_stream(tasks: Sequence[Task], seed: int) -> Iterator[Task]:
-    """Endless tasks, each once an epoch, reshuffled; duplicates of a prompt are dropped."""
-    unique = list({task.prompt: task for task in tasks}.values())
-    if not unique:
-        raise ValueError("no prompts to roll out; raise max_horizon or generate more prompts")
-    epoch = 0
-    while True:
-        order = list(unique)
-        rng(seed, epoch).shuffle(order)
-        yield from order
-        epoch += 1
+def _progress(figures: Mapping[str, float], prompts: Mapping[str, Sequence[Task]]) -> str:
+    said = [f"loss {figures['loss']:.4f}" if "loss" in figures else "nothing to train on"]
+    solved = [figures[f"success@{name}"] for name in prompts if f"success@{name}" in figures]
+    return ", ".join([*said, f"rollout success {sum(solved) / len(solved):.2f}"] if solved else said)
 
 
-def minibatches(trajectories: Sequence[Trajectory], count: int, seed: int) -> list[list[int]]:
-    """Indices dealt into ``count`` minibatches, each with its share of every domain."""
-    by_domain: dict[str, list[int]] = {}
-    order = list(range(len(trajectories)))
-    rng(seed).shuffle(order)
-    for i in order:
-        by_domain.setdefault(trajectories[i].task.domain, []).append(i)
-    dealt: list[list[int]] = [[] for _ in range(count)]
-    for indices in by_domain.values():
-        for position, i in enumerate(indices):
-            dealt[position % count].append(i)
-    return [batch for batch in dealt if batch]
-
-
-def rollout_figures(name: str, trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Success, length and how episodes ended, for one domain."""
-    n = len(trajectories)
-    return {
-        f"success@{name}": sum(t.status is Status.SOLVED for t in trajectories) / n,
-        f"truncated@{name}": sum(t.status is Status.TRUNCATED for t in trajectories) / n,
-        f"aborted@{name}": sum(t.status is Status.ABORTED for t in trajectories) / n,
-        f"length@{name}": sum(sum(t.loss_mask) for t in trajectories) / n,
-    }
-
-
-class Watch:
-    """Means over an update's tokens of what is monitored, by name: sums and counts that grow with its micro-batches."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, list[float]] = {}
-
-    def add(self, name: str, values_N: torch.Tensor) -> None:
-        if len(values_N):
-            held = self._sums.setdefault(name, [0.0, 0.0])
-            held[0] += values_N.sum().item()
-            held[1] += len(values_N)
-
-    def figures(self) -> dict[str, float]:
-        return {name: total / count for name, (total, count) in self._sums.items()}
+def log_ratios(
+    model: PreTrainedModel,
+    trajectories: Sequence[Trajectory],
+    scores: Sequence[TeacherScores],
+    wanted: Wanted,
+    never_V: torch.Tensor,
+    machine: MachineConfig,
+) -> Ratios:
+    """By domain, the teacher's less the student's log-probability of each written token. The student's come from a pass
+    of their own, at the loss's temperature, and not from the sampler, whose temperature and valid ids are others."""
+    own = score([model], "", trajectories, replace(wanted, whole=False), never_V, machine)
+    found: dict[str, list[torch.Tensor]] = {}
+    for trajectory, said, mine in zip(trajectories, scores, own, strict=True):
+        found.setdefault(trajectory.task.domain, []).append(said.written_logprobs_N - mine.written_logprobs_N)
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def losses(
     model: PreTrainedModel,
     trajectories: Sequence[Trajectory],
     scores: Sequence[TeacherScores],
+    config: DistillConfig,
     machine: MachineConfig,
     watch: Watch,
     experts: Experts | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> Iterator[torch.Tensor]:
-    """SVA by sample, domain and over domains (and the routers' auxiliary losses), in parts that add up to it: one
-    micro-batch's graph at a time."""
+    """The objective as the aggregation weighs its tokens, times their domain's scale (and the routers' auxiliary
+    losses), in parts that add up to it: one micro-batch's graph at a time."""
     head, device = output_layer(model, machine), model.device
     experts = experts or Experts(model, UNTOUCHED)
     update_tokens = sum(len(trajectory.ids) for trajectory in trajectories)
     names = sorted({t.task.domain for t in trajectories})
     domain_S = torch.tensor([names.index(t.task.domain) for t in trajectories])
-    weight_S = domain_weights(domain_S, torch.tensor([trained_tokens(t) for t in trajectories])).to(device)
+    tokens_S = torch.tensor([trained_tokens(t) for t in trajectories])
+    weight_S = AGGREGATIONS[config.aggregation].weights(domain_S, tokens_S).to(device)
+    if scales:
+        weight_S = weight_S * torch.tensor([scales[t.task.domain] for t in trajectories], device=device)
     for part in micro_batches(trajectories, machine.micro_tokens):
         packed = pack_trajectories(model, [trajectories[i] for i in part], machine)
         sample_N = torch.tensor(part)[packed.sample_RT[packed.train_RT]]
         order = torch.unique_consecutive(sample_N).tolist()  # samples are contiguous in a row
-        support_NK = torch.cat([scores[i].support_NK for i in order]).to(device)
-        teacher_NK = torch.cat([scores[i].logprobs_NK for i in order]).to(device)
-        tail_N = torch.cat([scores[i].tail_mass_N for i in order])
+        written_N = packed.ids_RT[packed.train_RT].to(device)
+        said = [scores[i] for i in order]
+        domain_N = domain_S[sample_N].to(device)
         with experts.replayed(packed, [trajectories[i] for i in part]):
             hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens)
-            loss_N, rho_N = by_chunks(head, hidden_NH, model.config.vocab_size, sva, support_NK, teacher_NK)
+            if hidden_NH.requires_grad:
+                hidden_NH.register_hook(partial(watch.gradient, index_N=domain_N, labels=names))
+            loss_N, rho_N, entropy_N = token_losses(head, hidden_NH, model.config.vocab_size, written_N, said, config)
             yield (loss_N * weight_S[sample_N.to(device)]).sum() + auxiliary
-        turn_N = torch.cat([_turn_of_tokens(trajectories[i]) for i in order]).clamp(max=LOGGED_TURNS).to(device)
-        domain_N = domain_S[sample_N].to(device)
-        for d, name in enumerate(names):
-            mine_N = domain_N == d
-            watch.add(f"loss@{name}", loss_N.detach()[mine_N])
-            watch.add(f"rho@{name}", rho_N[mine_N])
-            watch.add(f"teacher_mass@{name}", 1 - tail_N.to(device)[mine_N])
-            for turn in range(1, LOGGED_TURNS + 1):
-                watch.add(f"rho@{name}/turn{turn}", rho_N[mine_N & (turn_N == turn)])
-
-
-def _turn_of_tokens(trajectory: Trajectory) -> torch.Tensor:
-    """1 for tokens of the first assistant turn, 2 for the second, …: aligned with the trainable tokens."""
-    turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
-    return torch.cat([torch.full((len(turn.ids),), i + 1) for i, turn in enumerate(turns)])
+        mass_N = 1 - torch.cat([scores[i].tail_mass_N for i in order]).to(device)
+        watched = {"loss": loss_N.detach(), "rho": rho_N, "teacher_mass": mass_N}
+        watch.add(watched | {"entropy": entropy_N}, domain_N, names)
+        turn_N = torch.cat([turn_of_tokens(trajectories[i]) for i in order]).clamp(max=LOGGED_TURNS).to(device)
+        depth_N = torch.cat([depth_of_tokens(trajectories[i]) for i in order]).to(device)
+        for kind, count, place_N in (("turn", LOGGED_TURNS, turn_N), ("depth", DEPTHS, depth_N)):
+            labels = [f"{name}/{kind}{place}" for name in names for place in range(1, count + 1)]
+            watch.add(watched, domain_N * count + place_N - 1, labels)

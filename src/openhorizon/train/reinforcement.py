@@ -16,7 +16,6 @@ from openhorizon.losses.chunked import by_chunks
 from openhorizon.losses.grpo import group_advantages, grpo, papo_advantages
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
-from openhorizon.train.distillation import minibatches, prompt_stream, rollout_figures
 from openhorizon.train.experts import UNTOUCHED, Experts
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import (
@@ -26,6 +25,8 @@ from openhorizon.train.packing import (
     packed_hidden,
     trained_tokens,
 )
+from openhorizon.train.samples import minibatches, prompt_stream
+from openhorizon.train.watch import rollout_figures
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog

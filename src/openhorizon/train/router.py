@@ -1,41 +1,121 @@
-"""Hard routing (section 4.3): each sample is supervised by the teacher of its own domain, never by a mixture."""
+"""Which teacher supervises a sample. Hard routing (section 4.3): that of its own domain, never a mixture.
+
+The others are what hard routing is held against:
+
+    mixture   the mean of all teachers' distributions
+    shuffled  another domain's teacher, by a seeded permutation that leaves none at home
+    merged    one teacher, whose weights are the mean of all teachers'
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.config import MachineConfig
-from openhorizon.model.load import Teacher
-from openhorizon.train.scores import TeacherScores, score
+from openhorizon.model.load import Checkpoint, Teacher
+from openhorizon.seeds import rng
+from openhorizon.train.scores import TeacherScores, Wanted, score
+
+Teachers = Mapping[str, Checkpoint]
+Routes = dict[str, tuple[Checkpoint, ...]]  # domain → teachers, of whose distributions the mean is taken
 
 
 class Router:
     """The teachers by domain. A trajectory carries its domain, so there is no list that could fall out of step.
 
     Raises:
-        ValueError: a domain without a teacher, or a teacher whose tokenizer is not the student's.
+        ValueError: a domain without a teacher, a teacher whose tokenizer or vocabulary is not the student's, or that is
+            the student; teachers of several shapes where they are to be merged.
     """
 
-    def __init__(self, teachers: Sequence[Teacher], domains: Sequence[str], student_vocab: Mapping[str, int]) -> None:
-        self.teachers = {teacher.domain: teacher for teacher in teachers}
+    def __init__(
+        self, student: Checkpoint, teachers: Sequence[Teacher], domains: Sequence[str], routing: str, seed: int
+    ) -> None:
+        own = {teacher.domain: teacher.checkpoint for teacher in teachers}
         for domain in domains:
-            if domain not in self.teachers:
-                raise ValueError(f"distill: domain {domain!r} has no teacher")
-            if self.teachers[domain].checkpoint.tokenizer.get_vocab() != student_vocab:
-                raise ValueError(f"distill: the teacher of {domain!r} has another vocabulary than the student")
+            if domain not in own:
+                raise ValueError(f"distill: domain {domain!r} has no teacher; there are {', '.join(sorted(own))}")
+            _check_fit(student, own[domain], domain)
+        self.routes = ROUTINGS[routing]({domain: own[domain] for domain in domains}, seed)
 
     def score(
-        self, trajectories: Sequence[Trajectory], top_k: int, invalid_V: torch.Tensor, machine: MachineConfig
+        self, trajectories: Sequence[Trajectory], wanted: Wanted, invalid_V: torch.Tensor, machine: MachineConfig
     ) -> list[TeacherScores]:
         """Scores in the order of ``trajectories``; samples are grouped so that each teacher runs once."""
         results: dict[int, TeacherScores] = {}
-        for domain, teacher in self.teachers.items():
+        for domain, teachers in self.routes.items():
             mine = [i for i, trajectory in enumerate(trajectories) if trajectory.task.domain == domain]
-            checkpoint = teacher.checkpoint
-            theirs = [trajectories[i] for i in mine]
-            scored = score(checkpoint.model, checkpoint.hash, theirs, top_k, invalid_V, machine)
+            models, name = [teacher.model for teacher in teachers], "+".join(teacher.hash for teacher in teachers)
+            scored = score(models, name, [trajectories[i] for i in mine], wanted, invalid_V, machine)
             results.update(zip(mine, scored, strict=True))
         return [results[i] for i in range(len(trajectories))]
+
+    def read(self, trajectories: Sequence[Trajectory]) -> int:
+        """Tokens that the teachers read to score these."""
+        return sum(len(t.ids) * len(self.routes[t.task.domain]) for t in trajectories)
+
+
+def hard(teachers: Teachers, seed: int) -> Routes:
+    """Each domain its own."""
+    return {domain: (teacher,) for domain, teacher in teachers.items()}
+
+
+def mixture(teachers: Teachers, seed: int) -> Routes:
+    """Each domain all of them."""
+    return dict.fromkeys(teachers, tuple(teachers.values()))
+
+
+def shuffled(teachers: Teachers, seed: int) -> Routes:
+    """Each domain the next one's in a shuffled ring: a wrong teacher for all, each teaches once."""
+    if len(teachers) < 2:
+        raise ValueError("distill.routing: shuffled needs two domains or more")
+    ring = sorted(teachers)
+    rng(seed, "shuffled").shuffle(ring)
+    after = dict(zip(ring, ring[1:] + ring[:1], strict=True))
+    return {domain: (teachers[after[domain]],) for domain in teachers}
+
+
+def merged(teachers: Teachers, seed: int) -> Routes:
+    """Each domain the same, with the mean of every weight (Wortsman et al. 2022, "Model soups", arXiv 2203.05482)."""
+    first, *others = teachers.values()
+    weights = {name: value.clone() for name, value in first.model.state_dict().items()}
+    for domain, other in zip(list(teachers)[1:], others, strict=True):
+        theirs = other.model.state_dict()
+        if {n: v.shape for n, v in theirs.items()} != {n: v.shape for n, v in weights.items()}:
+            raise ValueError(f"distill.routing: merged needs teachers of one shape; that of {domain!r} is another")
+        for name, value in weights.items():
+            value += theirs[name]
+    model = copy.deepcopy(first.model)
+    model.load_state_dict({name: value / len(teachers) for name, value in weights.items()})
+    names = "+".join(teacher.hash for teacher in teachers.values())
+    soup = replace(first, model=model.requires_grad_(False), hash=hashlib.sha256(names.encode()).hexdigest())
+    return dict.fromkeys(teachers, (soup,))
+
+
+ROUTINGS: dict[str, Callable[[Teachers, int], Routes]] = {
+    "hard": hard,
+    "mixture": mixture,
+    "shuffled": shuffled,
+    "merged": merged,
+}
+
+
+def _check_fit(student: Checkpoint, teacher: Checkpoint, domain: str) -> None:
+    theirs, ours = teacher.tokenizer.get_vocab(), student.tokenizer.get_vocab()
+    if theirs != ours:
+        differ = len(set(theirs.items()) ^ set(ours.items()))
+        raise ValueError(
+            f"distill: the teacher of {domain!r} has another vocabulary than the student: {len(theirs)} tokens "
+            f"against {len(ours)}, {differ} entries differ; train it from the same base"
+        )
+    width, own = teacher.model.config.vocab_size, student.model.config.vocab_size
+    if width != own:
+        raise ValueError(f"distill: the teacher of {domain!r} has {width} logits, the student {own}")
+    if {id(p) for p in teacher.model.parameters()} & {id(p) for p in student.model.parameters()}:
+        raise ValueError(f"distill: the teacher of {domain!r} is the student: they share weights")

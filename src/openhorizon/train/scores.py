@@ -1,8 +1,14 @@
-"""What a teacher says at each trainable position of a trajectory: its top-k, cached with what other losses need."""
+"""What a teacher says at each trainable position of a trajectory: its top-k, cached with what other losses need.
+
+Several teachers are scored as one, the mean of their distributions (the ablation that hard routing is held against).
+
+N positions, C of a chunk, V vocabulary, K support, H hidden width.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,48 +16,105 @@ from transformers import PreTrainedModel
 
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.config import MachineConfig
-from openhorizon.losses.chunked import by_chunks
+from openhorizon.losses.chunked import CHUNK_LOGITS, by_chunks
 from openhorizon.train.packing import micro_batches, output_layer, pack_trajectories, packed_hidden
+
+Head = Callable[[torch.Tensor], torch.Tensor]  # hidden states (N, H) → logits (N, V)
+LEAST = 2  # tokens of a support chosen by mass: of one, renormalised, nothing can be learned
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a loss has to know of a teacher. ``whole``: its last hidden states, too, which stand for all it said."""
+
+    top_k: int  # tokens of the support, at most
+    top_mass: float | None  # the support is the fewest tokens with this mass; None: top_k always
+    temperature: float  # of the teacher's distribution
+    whole: bool
 
 
 @dataclass(frozen=True)
 class TeacherScores:
     """For the n trainable tokens of one trajectory, in order: K valid token ids with the teacher's log-probabilities
-    (over its whole vocabulary), and the mass left outside. ``teacher`` is the teacher's weight hash."""
+    (over its whole vocabulary; -inf where the support is shorter), the mass left outside, and the log-probability of
+    the token that is there. ``teacher`` is the teacher's weight hash. ``hidden`` and ``heads`` hold a teacher's last
+    hidden states (n, H) and its output layer, one a teacher, where the whole distribution is wanted."""
 
     teacher: str
     support_NK: torch.Tensor
     logprobs_NK: torch.Tensor
     tail_mass_N: torch.Tensor
+    written_logprobs_N: torch.Tensor
+    hidden: tuple[torch.Tensor, ...] = ()
+    heads: tuple[Head, ...] = ()
 
 
 @torch.inference_mode()
 def score(
-    model: PreTrainedModel,
+    models: Sequence[PreTrainedModel],
     teacher: str,
     trajectories: Sequence[Trajectory],
-    top_k: int,
+    wanted: Wanted,
     invalid_V: torch.Tensor,
     machine: MachineConfig,
 ) -> list[TeacherScores]:
-    """Scores of each trajectory. ``invalid_V`` marks ids that no policy can generate: they are never in the support."""
-    invalid_V = invalid_V.to(model.device)
-    head = output_layer(model, machine)
+    """Scores of each trajectory by the mean distribution of ``models``, mostly one. ``invalid_V`` marks ids that no
+    policy can generate: they are never in the support."""
+    device, vocabulary = models[0].device, models[0].config.vocab_size
+    invalid_V = invalid_V.to(device)
+    heads = tuple(output_layer(model, machine) for model in models)
 
-    def salient(logits_CV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        total_C = torch.logsumexp(logits_CV, dim=1, keepdim=True)
-        top = logits_CV.masked_fill(invalid_V, -torch.inf).topk(top_k, dim=1)
-        return top.indices, top.values - total_C
+    def salient(
+        logits_CV: torch.Tensor, written_C: torch.Tensor, *others: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        every = [logits_CV, *(head(hidden_CH) for head, hidden_CH in zip(heads[1:], others, strict=True))]
+        if wanted.temperature != 1:
+            every = [logits / wanted.temperature for logits in every]
+        scores_CV = every[0] if len(every) == 1 else said_by(every)
+        total_C1 = torch.logsumexp(scores_CV, dim=1, keepdim=True)
+        top = scores_CV.masked_fill(invalid_V, -torch.inf).topk(wanted.top_k, dim=1)
+        written_C = scores_CV.gather(1, written_C[:, None])[:, 0] - total_C1[:, 0]
+        return top.indices, top.values - total_C1, written_C
 
     results: list[TeacherScores] = []
     for part in micro_batches(trajectories, machine.micro_tokens):
-        packed = pack_trajectories(model, [trajectories[i] for i in part], machine)
-        hidden_NH = packed_hidden(model, packed, machine)
-        indices_NK, logprobs_NK = by_chunks(head, hidden_NH, model.config.vocab_size, salient)
+        packed = pack_trajectories(models[0], [trajectories[i] for i in part], machine)
+        hidden = [packed_hidden(model, packed, machine) for model in models]
+        rows = (packed.ids_RT[packed.train_RT].to(device), *hidden[1:])
+        size = CHUNK_LOGITS // len(models)
+        indices_NK, logprobs_NK, written_N = by_chunks(
+            heads[0], hidden[0], vocabulary, salient, *rows, chunk_logits=size
+        )
+        if wanted.top_mass is not None:
+            logprobs_NK = enough(logprobs_NK, wanted.top_mass)
         tail_N = 1 - logprobs_NK.exp().sum(1)
-        sample_N = packed.sample_RT[packed.train_RT].to(model.device)
+        sample_N = packed.sample_RT[packed.train_RT].to(device)
         for i in range(len(part)):
             mine = sample_N == i
+            kept = tuple(hidden_NH[mine] for hidden_NH in hidden) if wanted.whole else ()
             # inference tensors cannot enter autograd: clone outside of it happens at the caller's cat
-            results.append(TeacherScores(teacher, indices_NK[mine], logprobs_NK[mine], tail_N[mine]))
+            results.append(
+                TeacherScores(
+                    teacher, indices_NK[mine], logprobs_NK[mine], tail_N[mine], written_N[mine], kept,
+                    heads if wanted.whole else (),
+                )
+            )  # fmt: skip
     return results
+
+
+def said_by(logits: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Log-probabilities (C, V) of the mean of the distributions that ``logits`` (C, V) are of."""
+    logprobs = [torch.log_softmax(logits_CV, dim=1) for logits_CV in logits]
+    if len(logprobs) == 1:
+        return logprobs[0]
+    return torch.logsumexp(torch.stack(logprobs), dim=0) - math.log(len(logprobs))
+
+
+def enough(logprobs_NK: torch.Tensor, mass: float) -> torch.Tensor:
+    """The fewest tokens, from the likeliest on, whose mass is at least ``mass`` (or all), but ``LEAST``; -inf in place
+    of the others. ``logprobs_NK`` falls along K."""
+    probabilities_NK = logprobs_NK.exp()
+    before_NK = probabilities_NK.cumsum(1) - probabilities_NK
+    kept_NK = before_NK < mass
+    kept_NK[:, :LEAST] = True
+    return logprobs_NK.masked_fill(~kept_NK, -torch.inf)
