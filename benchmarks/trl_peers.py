@@ -5,14 +5,14 @@
 TRL runs in an environment of its own (``--peers``, made on the first call from benchmarks/trl.txt) and in a process of
 its own (``trl_worker.py``); ours runs here, by the library's own ``fit``, ``reinforce`` and ``distil``. Both start from
 the same checkpoint, with the same prompts, worlds, verifiers, budgets, optimizer settings and thread count. They
-alternate, one round each; where a side leaves a choice that decides speed alone (rows a micro-batch, tokens of a packed
-row), each is tried and the fastest runs. The learning rate is tiny, so that the model stays what it is and every round is
-the same work.
+alternate, one round each; where a side leaves a choice that decides speed alone (rows a micro-batch, tokens of a
+packed row), each is tried and the fastest runs. The learning rate is tiny, so that the model stays what it is and
+every round is the same work.
 
 * sft: demonstrations of two domains, packed; 8 updates of 4,096 tokens a round; ratio of real tokens a second.
 * distill-single: 64 prompts of 64 tokens, 64 written each; distill-tools: 64 episodes of ``search`` with 2 to 14 calls.
-  TRL's loss is the reverse KL over the whole vocabulary; ours here is SVA with all ids of the vocabulary as support, the
-  same but for the ids that no policy may write, and once more with the profile's k.
+  TRL's loss is the reverse KL over the whole vocabulary, averaged over tokens: ours with ``support_loss: full`` and
+  ``aggregation: token``; once more with the profile's own loss.
 * grpo-single: 8 prompts of ``instruction``, 8 samples each; grpo-tools: 8 of ``search``, 8 each. Dead groups are kept.
 
 Without ``--checkpoint`` and ``--teacher`` both are trained first. Writes docs/results/trl_peers.json.
@@ -66,6 +66,10 @@ SINGLE = 64  # tokens of a prompt, and of what is written behind it
 TINY = OptimConfig(1e-6, "constant", 0.0, 0.0, 1.0, 4096)
 VARIANTS = ((EPISODES, 1), (EPISODES // 4, 4))  # rows a micro-batch, micro-batches of an update
 ROWS = ((1024, 4, 1), (1024, 1, 4))  # the same of packed rows, behind their length; TRL cuts what is longer
+LOSSES: dict[str, dict[str, Any]] = {
+    "full": {"support_loss": "full", "aggregation": "token", "top_k": 2},  # TRL's; of the support only ρ is logged
+    "sva": {},  # the profile's
+}
 OURS = ((512, 32768), (512, 8192), (128, 8192))  # machines.*.row_tokens and micro_tokens: where and how fast, not what
 
 
@@ -232,22 +236,21 @@ def job_of(part: str, case: Case, policy: LocalPolicy, folder: Path, config: Con
     ]
     completion = case.budget.context_tokens if case.calls else case.budget.turn_tokens
     return {
-        "case": part.split("-")[0], "student": "student", "threads": threads, "steps": 1, "lr": TINY.lr, "prompts": prompts,
-        "tasks": part != "distill-single", "calls": case.calls, "completion": completion,
+        "case": part.split("-")[0], "student": "student", "threads": threads, "steps": 1, "lr": TINY.lr,
+        "prompts": prompts, "tasks": part != "distill-single", "calls": case.calls, "completion": completion,
         "turn": case.budget.turn_tokens, "never": policy.never.nonzero()[:, 0].tolist(), "group": GROUP,
         "kl": grpo.kl, "clip_low": grpo.clip_low, "clip_high": grpo.clip_high,
         "process_weight": config.teach["search"].process_weight,
     }  # fmt: skip
 
 
-def distil_round(folder: Path, case: Case, config: Config, top_k: int | None) -> Round:
-    """One step of ours; ``top_k`` None is the whole vocabulary."""
+def distil_round(folder: Path, case: Case, config: Config, loss: Mapping[str, Any]) -> Round:
+    """One step of ours with this of the block ``distill``."""
     policy, domains = policy_of(folder, case, config), {case.domain.name: case.domain}
     teacher = load_teacher(folder / "teacher", case.domain.name, config.machine)
-    router = Router([teacher], list(domains), policy.checkpoint.tokenizer.get_vocab())
-    size = int((~policy.never).sum()) if top_k is None else top_k
+    router = Router(policy.checkpoint, [teacher], list(domains), "hard", 0)
     settings = replace(
-        config.distill, iterations=1, prompts=len(case.tasks), updates=1, top_k=size, temperature=1.0, optim=TINY
+        config.distill, iterations=1, prompts=len(case.tasks), updates=1, temperature=1.0, optim=TINY, **loss
     )
     prompts, budgets = {case.domain.name: case.tasks}, {case.domain.name: case.budget}
 
@@ -350,8 +353,8 @@ def supervised(python: Path, folder: Path, config: Config, rounds: int, threads:
             labels = [t if trained else -100 for t, trained in zip(sample.ids, sample.loss_mask, strict=True)]
             print(json.dumps({"input_ids": sample.ids, "labels": labels}), file=file)
     jobs = [
-        {"case": "sft", "student": "qwen3_moe", "threads": threads, "steps": UPDATES, "lr": TINY.lr, "max_length": length, "rows": rows,
-         "accumulation": accumulation}
+        {"case": "sft", "student": "qwen3_moe", "threads": threads, "steps": UPDATES, "lr": TINY.lr,
+         "max_length": length, "rows": rows, "accumulation": accumulation}
         for length, rows, accumulation in ROWS
         if length >= longest
     ]  # fmt: skip
@@ -395,8 +398,8 @@ def steps(
         made = {"grpo": quickest(lambda placed: reinforce_round(folder, case, placed), config)}
     else:
         made = {
-            name: quickest(lambda placed, k=k: distil_round(folder, case, placed, k), config)  # type: ignore[misc]
-            for name, k in (("whole vocabulary", None), (f"k = {config.distill.top_k}", config.distill.top_k))
+            name: quickest(lambda placed, loss=loss: distil_round(folder, case, placed, loss), config)  # type: ignore[misc]
+            for name, loss in LOSSES.items()
         }
     played = rollout(
         {case.domain.name: case.domain}, case.tasks * (EPISODES // len(case.tasks)), policy,
