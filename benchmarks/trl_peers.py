@@ -344,7 +344,9 @@ def alternated(
     return {name: compared(pairs, 1) | {"ours": last[name], "peer": last["peer"]} for name, pairs in timed.items()}
 
 
-def supervised(python: Path, folder: Path, config: Config, rounds: int, threads: int) -> list[dict[str, Any]]:
+def supervised(
+    python: Path, folder: Path, config: Config, rounds: int, threads: int
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Tokens a second of packed SFT. TRL packs no model with short convolutions without a GPU (transformers 5.23:
     "`causal_conv1d_fn` can't keep packed sequences apart without `causal_conv1d`"), so both train a Qwen3-MoE of the
     student's sizes."""
@@ -393,7 +395,7 @@ def supervised(python: Path, folder: Path, config: Config, rounds: int, threads:
             "our_setting": mine,
             "peer_setting": setting,
         }
-    ]
+    ], peer.versions
 
 
 def steps(
@@ -455,20 +457,20 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     config = load()
     python = installed(options.peers)
-    result: dict[str, Any] = read_json(OUT) if OUT.exists() else {"rows": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoints(config, folder, options.checkpoint, options.teacher, options.tokens)
         student = load_checkpoint(folder / "student", config.machine)
         for part in options.parts:
             if part == "sft":
-                rows = supervised(python, folder, config, options.rounds, options.threads)
+                rows, versions = supervised(python, folder, config, options.rounds, options.threads)
             else:
-                rows, result["versions"] = steps(part, python, folder, config, options.rounds, options.threads)
+                rows, versions = steps(part, python, folder, config, options.rounds, options.threads)
+            result: dict[str, Any] = read_json(OUT) if OUT.exists() else {"rows": []}
             result["rows"] = [row for row in result["rows"] if row["case"] != part] + rows
             result["student"] = {"hash": student.hash, "parameters": sum(p.numel() for p in student.model.parameters())}
             result["machine"] = {"cpu": platform.processor() or platform.machine(), "threads": options.threads}
-            write_json(OUT, result)
+            write_json(OUT, result | {"versions": versions})
 
 
 if __name__ == "__main__":
