@@ -29,7 +29,7 @@ from openhorizon.model.tokenizer import train_tokenizer
 
 MACHINE = MachineConfig(
     device="cpu", threads=1, stages=1, rollout_batch=8, cache_gib=1.0, experts="auto",
-    precision="fp32", row_tokens=64, micro_tokens=4096, checkpointing=False,
+    precision="fp32", row_tokens=64, masked_row=1024, micro_tokens=4096, checkpointing=False,
 )  # fmt: skip
 BUDGET = BudgetConfig(slack=1.5, extra=2, turn_tokens=24, context_tokens=256)
 GRPO = GrpoConfig(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import MACHINE
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from openhorizon.config import MachineConfig
 from openhorizon.losses.nll import nll
 from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.load import Checkpoint
-from openhorizon.train import packing
 from openhorizon.train.packing import Pack, convolution_gap, output_layer, pack, packed_hidden
 
 
@@ -26,8 +27,8 @@ def samples(seed: int, count: int = 9) -> list[tuple[list[int], list[bool]]]:
     return made
 
 
-def packed_logits(model: PreTrainedModel, packed: Pack) -> torch.Tensor:
-    return output_layer(model, MACHINE)(packed_hidden(model, packed, MACHINE))
+def packed_logits(model: PreTrainedModel, packed: Pack, machine: MachineConfig = MACHINE) -> torch.Tensor:
+    return output_layer(model, machine)(packed_hidden(model, packed, machine))
 
 
 def model_of(tiny: Callable[..., Checkpoint], family: str) -> PreTrainedModel:
@@ -48,14 +49,15 @@ def model_of(tiny: Callable[..., Checkpoint], family: str) -> PreTrainedModel:
 @pytest.mark.parametrize("masked_row", [0, 10_000], ids=["segments", "mask"])
 @pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe", "mixtral", "llama"])
 def test_packed_equals_unpacked_in_loss_and_gradient(
-    tiny: Callable[..., Checkpoint], family: str, masked_row: int, monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[..., Checkpoint], family: str, masked_row: int
 ) -> None:
-    monkeypatch.setattr(packing, "MASKED_ROW", masked_row)
     model = model_of(tiny, family)
     data = samples(0)
     packed = pack(data, 64, convolution_gap(model), 0)
     assert len(packed.ids_RT) < len(data), "nothing was packed"
-    together = nll(packed_logits(model, packed), packed.ids_RT[packed.train_RT])
+    together = nll(
+        packed_logits(model, packed, replace(MACHINE, masked_row=masked_row)), packed.ids_RT[packed.train_RT]
+    )
     together.sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()

@@ -318,6 +318,7 @@ class MachineConfig:
     cache_gib: float  # which on a GPU is at most most of its free memory
     precision: Literal["fp32", "bf16"]  # of matrix products; weights, losses and optimizer are fp32
     row_tokens: int  # of a packed row, or its longest sample's
+    masked_row: int  # longest row with a (T×T) mask: one attention for all its samples, which pays while they are many
     micro_tokens: int  # whose graph is held at once: an update goes through its batch in such parts
     checkpointing: bool  # activations are computed again in the backward pass instead of kept
     experts: Literal["auto", "eager", "grouped_mm", "batched_mm", "megablocks", "megablocks_dmoe"]

@@ -1,9 +1,9 @@
 """Samples of different lengths packed into rows, with nothing seen across samples.
 
-Attention is kept inside a sample, and positions start at 0 again: by a block-diagonal causal mask in short rows, by the
-samples' bounds in long ones, where a (T×T) mask would not fit (``model/attention.py``). A short convolution sees its
-last few inputs whatever the mask, so that samples are separated by ``gap`` padding positions whose inputs the model
-zeroes: with gap ≥ kernel - 1 a packed sample gives the same numbers as an unpacked one.
+Attention is kept inside a sample, and positions start at 0 again: by a block-diagonal causal mask in rows of at most
+``masked_row`` tokens, by the samples' bounds in longer ones (``model/attention.py``). A short convolution sees its last
+few inputs whatever the mask, so that samples are separated by ``gap`` padding positions whose inputs the model zeroes:
+with gap ≥ kernel - 1 a packed sample gives the same numbers as an unpacked one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from transformers import PreTrainedModel
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.config import MachineConfig
 from openhorizon.model.attention import bounds
-
-MASKED_ROW = 1024  # longest row with a (T×T) mask: one attention for all samples, which pays while they are many
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def packed_hidden(model: PreTrainedModel, packed: Pack, machine: MachineConfig) 
     device = next(model.parameters()).device
     sample_RT = packed.sample_RT.to(device)
     length = sample_RT.shape[1]
-    if length > MASKED_ROW:
+    if length > machine.masked_row:
         mask = bounds(_segments(packed.sample_RT))
     else:
         causal_TT = torch.ones(length, length, dtype=torch.bool, device=device).tril()

@@ -23,6 +23,7 @@ from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.seeds import rng
 from openhorizon.train.compute import tokens_of
 from openhorizon.train.merging import mean_weights
+from openhorizon.train.score_cache import ScoreCache
 from openhorizon.train.scores import TeacherScores, Wanted, score
 
 Teachers = Mapping[str, Checkpoint]
@@ -30,7 +31,8 @@ Routes = dict[str, tuple[Checkpoint, ...]]  # domain → teachers, of whose dist
 
 
 class Router:
-    """The teachers by domain. A trajectory carries its domain, so there is no list that could fall out of step.
+    """The teachers by domain. A trajectory carries its domain, so there is no list that could fall out of step. With a
+    ``cache``, a sample that was scored before is not scored again.
 
     Raises:
         ValueError: a domain without a teacher, a teacher whose tokenizer or vocabulary is not the student's, or that is
@@ -38,9 +40,16 @@ class Router:
     """
 
     def __init__(
-        self, student: Checkpoint, teachers: Sequence[Teacher], domains: Sequence[str], routing: str, seed: int
+        self,
+        student: Checkpoint,
+        teachers: Sequence[Teacher],
+        domains: Sequence[str],
+        routing: str,
+        seed: int,
+        cache: ScoreCache | None = None,
     ) -> None:
         self.routes = ROUTINGS[routing](by_domain(student, teachers, domains), seed)
+        self.run = cache.score if cache else score
 
     def score(
         self, trajectories: Sequence[Trajectory], wanted: Wanted, invalid_V: torch.Tensor, machine: MachineConfig
@@ -50,7 +59,7 @@ class Router:
         for domain, teachers in self.routes.items():
             mine = [i for i, trajectory in enumerate(trajectories) if trajectory.task.domain == domain]
             models, name = [teacher.model for teacher in teachers], "+".join(teacher.hash for teacher in teachers)
-            scored = score(models, name, [trajectories[i] for i in mine], wanted, invalid_V, machine)
+            scored = self.run(models, name, [trajectories[i] for i in mine], wanted, invalid_V, machine)
             results.update(zip(mine, scored, strict=True))
         return [results[i] for i in range(len(trajectories))]
 

@@ -1,4 +1,5 @@
-"""What a teacher says at each trainable position of a trajectory: its top-k, cached with what other losses need.
+"""What a teacher says at each trainable position of a trajectory: its top-k, with what other losses need
+(``score_cache.py`` keeps it on disk).
 
 Several teachers are scored as one, the mean of their distributions (the ablation that hard routing is held against).
 
