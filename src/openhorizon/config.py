@@ -135,6 +135,8 @@ class BaseConfig:
 class SftConfig:
     """Full-domain SFT (section 4.1)."""
 
+    max_horizon: int | None  # of demonstrations; null: all
+    padding: int  # distractor turns between two steps, without loss (train/padding.py); 0: none
     demonstrations: int  # a domain
     tokens: int
     optim: OptimConfig
@@ -218,6 +220,7 @@ class DistillConfig:
 
     iterations: int
     prompts: int  # a domain and iteration
+    shares: dict[str, float] | None  # of `prompts` that a domain gives, 1 where it is not named; null: all alike
     updates: int  # minibatches an iteration
     support_loss: Literal["sva", "gen_kl", "tail", "full", "sampled"]
     direction: Literal["reverse", "forward"]  # KL(student | teacher), or the other way round
@@ -369,6 +372,13 @@ def _check(config: Config, where: str) -> None:
 
     _check_model(config.model, f"{where}:model")
     _check_distill(config.distill, f"{where}:distill")
+    for name, share in (config.distill.shares or {}).items():
+        if name not in config.domains or not 0 < share <= 1:
+            raise ValueError(
+                f"{where}:distill.shares.{name}: {share}; it takes a domain and a share above 0, at most 1"
+            )
+    if config.sft.padding < 0:
+        raise ValueError(f"{where}:sft.padding: {config.sft.padding} is less than 0")
     if config.router.replay and config.distill.on_policy < 1:
         raise ValueError(
             f"{where}:distill.on_policy: {config.distill.on_policy} is less than 1, and router.replay has the experts "

@@ -1,0 +1,165 @@
+"""What cells leave behind, and how arms are compared: paired tasks, bootstrap over seeds and tasks, Holm.
+
+Within a seed all arms that share data meet the same held-out tasks with the same episode seeds, so two arms are paired
+task by task. Compute is what training cost: tokens times a factor for each stage, times the active parameters.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from openhorizon.artifacts import read_json, require
+from openhorizon.bench.base import Record, read_records
+from openhorizon.bench.stats import Tested, nested_mean
+from openhorizon.pipeline import commit
+from openhorizon.report.claims import Claim, write_claims
+from openhorizon.report.figures import Figure
+from openhorizon.seeds import derive
+from openhorizon.study.plan import STUDIES, Cell, Study
+from openhorizon.study.workspace import cost, evaluated
+
+# FLOPs a token and active parameter: forward and backward 6, a forward alone 2. Distillation decodes a token (2), scores
+# it (2) and trains on it (6). A teacher's tokens are taken as trained on; GRPO's decoding is not counted apart.
+FLOPS = {"base": 6, "sft": 6, "teach": 6, "distill": 10, "baseline": 6}
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell's outcome. ``tokens`` and ``flops`` are of training, None where a stage was restored from before the
+    study; ``seconds`` likewise."""
+
+    arm: str
+    seed: int
+    folder: Path
+    records: Mapping[str, Sequence[Record]]  # by model, as evaluated
+    tokens: float | None
+    flops: float | None
+    seconds: float | None
+    parameters: float  # active
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that an analysis is handed."""
+
+    study: Study
+    profile: str
+    commit: str
+    results: Sequence[Result]
+
+    def of(self, arm: str) -> dict[int, Result]:
+        """An arm's results by seed; empty where this size has no such arm."""
+        return {result.seed: result for result in self.results if result.arm == arm}
+
+
+Analysis = Callable[[Evidence], tuple[list[Claim], dict[str, Figure]]]
+
+
+def load(root: Path, cell: Cell, keys: Mapping[str, str]) -> Result:
+    """Read a finished cell; ``keys`` are those of its stages.
+
+    Raises:
+        FileNotFoundError, ValueError: an artifact is missing or damaged.
+    """
+    artifacts = cell.folder / "artifacts"
+    records = {
+        evaluated(stage): read_records(require(artifacts / "evaluate" / evaluated(stage) / "records.parquet"))
+        for stage in cell.needs
+        if stage.startswith("evaluate")
+    }
+    active = float(read_json(artifacts / "base" / "metrics.json")["parameters_active"])
+    costs = {stage: cost(root, key) for stage, key in keys.items() if stage.partition("@")[0] in FLOPS}
+    known = [(FLOPS[stage.partition("@")[0]], taken) for stage, taken in costs.items() if taken]
+    whole = len(known) == len(costs)
+    return Result(
+        arm=cell.arm,
+        seed=cell.seed,
+        folder=cell.folder,
+        records=records,
+        tokens=sum(taken["tokens"] for _, taken in known) if whole else None,
+        flops=sum(factor * taken["tokens"] * active for factor, taken in known) if whole else None,
+        seconds=sum(taken["seconds"] for _, taken in known) if whole else None,
+        parameters=active,
+    )
+
+
+def analysis_of(name: str, root: Path) -> Analysis:
+    """``analyse`` of ``studies/NAME/analysis.py``."""
+    path = require(root / STUDIES / name / "analysis.py")
+    found = importlib.util.spec_from_file_location(f"studies_{name}", path)
+    assert found and found.loader
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    analyse: Analysis = module.analyse
+    return analyse
+
+
+def conclude(root: Path, study: Study, size: str, found: Sequence[tuple[Cell, Mapping[str, str]]]) -> list[Claim]:
+    """Analyse finished cells, each with its stages' keys, and write claims and figures."""
+    results = [load(root, cell, keys) for cell, keys in found]
+    profile = size if size == study.sizes[size].profile else f"{study.sizes[size].profile} ({size})"
+    claims, figures = analysis_of(study.name, root)(Evidence(study, profile, commit(root), results))
+    write_claims(root, claims, figures)
+    return claims
+
+
+def outcomes(
+    result: Result, model: str, keep: Callable[[Record], bool] = lambda record: True
+) -> dict[str, dict[str, float]]:
+    """1 or 0 by domain and task, of what was judged."""
+    found: dict[str, dict[str, float]] = {}
+    for record in result.records[model]:
+        if record.success is not None and keep(record):
+            found.setdefault(record.domain, {})[record.task] = float(record.success)
+    return found
+
+
+def success(
+    results: Mapping[int, Result], model: str, keep: Callable[[Record], bool] = lambda record: True
+) -> Tested | None:
+    """Macro success of an arm over its seeds; None where nothing was judged."""
+    values = {
+        seed: {domain: list(tasks.values()) for domain, tasks in outcomes(result, model, keep).items()}
+        for seed, result in results.items()
+    }
+    values = {seed: domains for seed, domains in values.items() if domains}
+    return nested_mean(values, derive(0, "study", model)) if values else None
+
+
+def difference(
+    a: Mapping[int, Result],
+    b: Mapping[int, Result],
+    models: tuple[str, str],
+    keep: Callable[[Record], bool] = lambda record: True,
+) -> tuple[Tested, int]:
+    """Success of ``a`` minus ``b`` on the tasks and seeds that both have, and how many pairs that is.
+
+    Raises:
+        ValueError: no task in common.
+    """
+    values: dict[int, dict[str, list[float]]] = {}
+    for seed in sorted(a.keys() & b.keys()):
+        of_a, of_b = outcomes(a[seed], models[0], keep), outcomes(b[seed], models[1], keep)
+        for domain in sorted(of_a.keys() & of_b.keys()):
+            shared = sorted(of_a[domain].keys() & of_b[domain].keys())
+            if shared:
+                values.setdefault(seed, {})[domain] = [of_a[domain][task] - of_b[domain][task] for task in shared]
+    if not values:
+        raise ValueError("two arms have no task in common: their data differ")
+    pairs = sum(len(x) for domains in values.values() for x in domains.values())
+    return nested_mean(values, derive(0, "study", *models)), pairs
+
+
+def judged(direction: float, p: float) -> bool | None:
+    """Whether a claim of a positive difference holds: None where the difference cannot be told from none."""
+    return (direction > 0) if p < ALPHA else None
+
+
+def total(results: Sequence[Result], key: str) -> float | None:
+    """Tokens, flops or seconds over cells; None where one of them is not known."""
+    values = [getattr(result, key) for result in results]
+    return None if None in values else float(sum(values))
