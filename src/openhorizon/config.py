@@ -375,7 +375,7 @@ def _check(config: Config, where: str) -> None:
     for name, share in (config.distill.shares or {}).items():
         if name not in config.domains or not 0 < share <= 1:
             raise ValueError(
-                f"{where}:distill.shares.{name}: {share}; it takes a domain and a share above 0, at most 1"
+                f"{where}:distill.shares.{name}: {share} is no share in (0, 1] of a domain"
             )
     if config.sft.padding < 0:
         raise ValueError(f"{where}:sft.padding: {config.sft.padding} is less than 0")
