@@ -374,9 +374,7 @@ def _check(config: Config, where: str) -> None:
     _check_distill(config.distill, f"{where}:distill")
     for name, share in (config.distill.shares or {}).items():
         if name not in config.domains or not 0 < share <= 1:
-            raise ValueError(
-                f"{where}:distill.shares.{name}: {share} is no share in (0, 1] of a domain"
-            )
+            raise ValueError(f"{where}:distill.shares.{name}: {share} is no share in (0, 1] of a domain")
     if config.sft.padding < 0:
         raise ValueError(f"{where}:sft.padding: {config.sft.padding} is less than 0")
     if config.router.replay and config.distill.on_policy < 1:

@@ -47,7 +47,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
 
 
 def chosen(config: Config, name: str) -> list[Trajectory]:
-    """A domain's demonstrations: the first that are short enough, so that a limit on the horizon leaves their number."""
+    """A domain's demonstrations: the first that are short enough: a limit on the horizon leaves their number."""
     longest = config.sft.max_horizon
     found = read_trajectories(stage_dir("generate", name) / "demonstrations.parquet")
     short = [trajectory for trajectory in found if longest is None or trajectory.task.horizon <= longest]

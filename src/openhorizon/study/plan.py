@@ -122,8 +122,8 @@ def cells(study: Study, size: str, seeds: int | None, root: Path) -> list[Cell]:
 
 
 def one_thread_each(root: Path, profile: str) -> dict[str, Any]:
-    """Machines that run several stages at once give each its share of threads: cells are many, and threads that wait for
-    one another by spinning cost more than they bring."""
+    """Machines that run several stages at once give each its share of threads: cells are many, and threads that spin
+    while they wait for one another cost more than they bring."""
     machines = yaml.safe_load(profiles.compose(profile, root, []))["machines"]
     return {"machines": {name: {"threads": max(it["threads"] // it["stages"], 1)} for name, it in machines.items()}}
 

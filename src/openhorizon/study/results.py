@@ -21,8 +21,8 @@ from openhorizon.seeds import derive
 from openhorizon.study.plan import STUDIES, Cell, Study
 from openhorizon.study.workspace import cost, evaluated
 
-# FLOPs a token and active parameter: forward and backward 6, a forward alone 2. Distillation decodes a token (2), scores
-# it (2) and trains on it (6). A teacher's tokens are taken as trained on; GRPO's decoding is not counted apart.
+# FLOPs a token and active parameter: forward and backward 6, a forward alone 2. Distillation decodes a token (2),
+# scores it (2) and trains on it (6). A teacher's tokens are taken as trained on; GRPO's decoding is not counted apart.
 FLOPS = {"base": 6, "sft": 6, "teach": 6, "distill": 10, "baseline": 6}
 ALPHA = 0.05
 

@@ -4,8 +4,8 @@ DVC takes a stage whose code, params and inputs it has seen before from its run 
 workspaces share the project's cache, so what two arms have in common is made once, and an arm that equals the project's
 own run is not trained again. Files are hard links into the cache where the file system has them.
 
-Stages here do not report to MLflow (``tracking.UNTRACKED``): a study's figures are its claims, and its curves lie in the
-workspace's artifacts.
+Stages here do not report to MLflow (``tracking.UNTRACKED``): a study's figures are its claims, and its curves lie in
+the workspace's artifacts.
 """
 
 from __future__ import annotations

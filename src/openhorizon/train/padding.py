@@ -1,7 +1,7 @@
-"""Short tasks made as long as long ones: a control for studies of the horizon (issue: is it the horizon, or the length?).
+"""Short tasks made as long as long ones: a control for studies of the horizon. Is it the horizon, or the length?
 
-Behind every observation but none of its own, a demonstration is given turns that were there before: an earlier call of
-the same episode with what it returned, once more. They are context alone and carry no loss, so the model reads contexts
+Behind every observation a demonstration is given turns that were there before: an earlier call of the same episode with
+what it returned, once more. They are context alone and carry no loss, so the model reads contexts
 as long as those of a long task, and must look past them for what comes next, but decides no more often than a short
 task asks for. Nothing is invented, and the verdict is that of the episode without them.
 """
