@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, wait
 
-from flows.stage import IN_WORKER, Outcome, Runner, Slots, StageFailed
+from flows.stage import IN_WORKER, Outcome, Runner, Slots, StageFailed, explain
 from openhorizon import cli, config, pipeline, process, tracking
 from openhorizon.progress import Progress, say
 from openhorizon.study import plan, results, workspace
@@ -44,6 +45,20 @@ def study(name: str, size: str, seeds: int | None = None) -> None:
             verdict = {True: "holds", False: "does not hold", None: "cannot tell"}[claim.holds]
             low, high = claim.ci95
             print(f"{claim.id}: {verdict}: {claim.effect:+.3f} [{low:+.3f}, {high:+.3f}]", flush=True)
+        show(ROOT)
+
+
+def show(root: Path) -> None:
+    """Make the project's report again, which shows the claims. Only where it is up to date: else what made it is gone,
+    and it will show them when it is next made."""
+    if not (root / "reports" / "index.html").is_file() or pipeline.stale(root):
+        return
+    command = ["-m", "openhorizon.process", "--wait-for-lock", "repro", "--force", "--single-item", "report"]
+    quiet = process.child_environment(**{tracking.PARENT_VARIABLE: tracking.UNTRACKED})
+    done = subprocess.run([sys.executable, *command], cwd=root, env=quiet, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StageFailed(f"report: {explain(done.stdout.splitlines())}")
+    say("report: reports/index.html shows the claims")
 
 
 def run(cells: Sequence[plan.Cell]) -> list[Keyed]:

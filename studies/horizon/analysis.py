@@ -105,8 +105,8 @@ def _control(evidence: Evidence, border: int, comparisons: int) -> str:
     cliff = f"P trained short solves {beyond.value:.2f} at {after} calls, so its curve is graded; " if beyond else ""
     return (
         f"Common start at 3 calls for each size; the same number of demonstrations and of tokens (or FLOPs); prompts "
-        f"have {min(means):.0f} to {max(means):.0f} words at every horizon; {cliff}positions are relative (rotary), so that "
-        f"offsets change nothing; tasks paired, bootstrap over seeds and tasks, Holm over {comparisons} comparisons."
+        f"have {min(means):.0f} to {max(means):.0f} words at every horizon; {cliff}positions are relative, so "
+        f"offsets change nothing; tasks paired; bootstrap over seeds and tasks; Holm over {comparisons} comparisons."
     )
 
 

@@ -123,8 +123,8 @@ def nested_mean(
 
         m = 1/S Σ_s 1/D Σ_d 1/n_sd Σ_i x_sdi;   p = 2 min(P(m* <= 0), P(m* >= 0)), each (1 + count) / (1 + resamples)
 
-    Hand it paired differences, and what makes a task or a seed hard for both sides cancels. With S seeds its interval is
-    some 1 - √((S-1)/S) too narrow on the seeds' side (18% at 3); with one seed it says nothing of seeds at all.
+    Hand it paired differences, and what makes a task or a seed hard for both sides cancels. With S seeds its interval
+    is some 1 - √((S-1)/S) too narrow on the seeds' side (18% at 3); with one seed it says nothing of seeds at all.
     Source: Davison, Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
 
     Raises:

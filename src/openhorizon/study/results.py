@@ -7,6 +7,7 @@ task by task. Compute is what training cost: tokens times a factor for each stag
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,7 @@ def analysis_of(name: str, root: Path) -> Analysis:
     found = importlib.util.spec_from_file_location(f"studies_{name}", path)
     assert found and found.loader
     module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # dataclasses look their module up
     found.loader.exec_module(module)
     analyse: Analysis = module.analyse
     return analyse
