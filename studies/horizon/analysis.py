@@ -102,7 +102,7 @@ def _control(evidence: Evidence, border: int, comparisons: int) -> str:
     means = [fmean(lengths) for lengths in words.values()]
     short, after = evidence.of("P_short"), min((h for h in words if h > 3), default=border)
     beyond = success(short, MODEL, lambda record: record.horizon == after) if short else None
-    cliff = f"P trained short solves {beyond.value:.2f} at {after} calls, so its curve is graded; " if beyond else ""
+    cliff = f"P trained short solves {beyond.value:.2f} at {after} calls, just past its data; " if beyond else ""
     return (
         f"Common start at 3 calls for each size; the same number of demonstrations and of tokens (or FLOPs); prompts "
         f"have {min(means):.0f} to {max(means):.0f} words at every horizon; {cliff}positions are relative, so "

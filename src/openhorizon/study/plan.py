@@ -15,6 +15,7 @@ workspace of its own (``study/workspace.py``) in which DVC runs the stages of th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,24 +108,36 @@ def cells(study: Study, size: str, seeds: int | None, root: Path) -> list[Cell]:
     count = wanted.seeds if seeds is None else seeds
     if count < 1:
         raise ValueError(f"study {study.name}: {count} seeds; it needs at least 1")
-    found = []
-    for seed in range(count):
-        for name, own in wanted.arms.items():
-            arm = study.arms[name]
-            changes = [wanted.changes, arm.changes, own, {"seed": seed}, one_thread_each(root, wanted.profile)]
-            try:
-                params = profiles.compose(wanted.profile, root, changes)
-            except ValueError as error:
-                raise ValueError(f"study {study.name}, size {size}, arm {name}: {error}") from error
-            folder = root / pipeline.STATE_FOLDER / "studies" / study.name / size / f"{name}-{seed}"
-            found.append(Cell(study.name, size, name, seed, folder, params, arm.needs))
-    return found
+    shared = [wanted.changes, one_thread_each(root, wanted.profile)]
+    texts = {}
+    for name, own in wanted.arms.items():
+        try:
+            texts[name] = profiles.compose(wanted.profile, root, [*shared, study.arms[name].changes, own])
+        except ValueError as error:
+            raise ValueError(f"study {study.name}, size {size}, arm {name}: {error}") from error
+    folder = root / pipeline.STATE_FOLDER / "studies" / study.name / size
+    return [
+        Cell(
+            study=study.name,
+            size=size,
+            arm=name,
+            seed=seed,
+            folder=folder / f"{name}-{seed}",
+            params=re.sub(r"^seed: .*$", f"seed: {seed}", text, count=1, flags=re.MULTILINE),
+            needs=study.arms[name].needs,
+        )
+        for seed in range(count)
+        for name, text in texts.items()
+    ]
 
 
 def one_thread_each(root: Path, profile: str) -> dict[str, Any]:
     """Machines that run several stages at once give each its share of threads: cells are many, and threads that spin
     while they wait for one another cost more than they bring."""
-    machines = yaml.safe_load(profiles.compose(profile, root, []))["machines"]
+    try:
+        machines = yaml.safe_load(profiles.compose(profile, root, []))["machines"]
+    except ValueError as error:
+        raise ValueError(f"a study's size: {error}") from error
     return {"machines": {name: {"threads": max(it["threads"] // it["stages"], 1)} for name, it in machines.items()}}
 
 
