@@ -135,6 +135,7 @@ class BaseConfig:
 class SftConfig:
     """Full-domain SFT (section 4.1)."""
 
+    domains: tuple[str, ...] | None  # trained on, each as often as among all, with its share of `tokens`; null: all
     max_horizon: int | None  # of demonstrations; null: all
     padding: int  # distractor turns between two steps, without loss (train/padding.py); 0: none
     demonstrations: int  # a domain
@@ -375,6 +376,11 @@ def _check(config: Config, where: str) -> None:
     for name, share in (config.distill.shares or {}).items():
         if name not in config.domains or not 0 < share <= 1:
             raise ValueError(f"{where}:distill.shares.{name}: {share} is no share in (0, 1] of a domain")
+    for name in config.sft.domains if config.sft.domains is not None else config.domains[:1]:
+        if name not in config.domains:
+            raise ValueError(f"{where}:sft.domains: {name!r} is none of {', '.join(config.domains)}")
+    if config.sft.domains == ():
+        raise ValueError(f"{where}:sft.domains: empty; null means all")
     if config.sft.padding < 0:
         raise ValueError(f"{where}:sft.padding: {config.sft.padding} is less than 0")
     if config.router.replay and config.distill.on_policy < 1:

@@ -13,10 +13,9 @@ from statistics import fmean, median
 
 from openhorizon.agent.trajectory import read_tasks
 from openhorizon.bench.base import Record
-from openhorizon.bench.stats import holm
 from openhorizon.report.claims import Claim
-from openhorizon.report.figures import Figure, Line, Panel
-from openhorizon.study.results import Evidence, Result, difference, judged, success, total
+from openhorizon.report.figures import Figure, Panel
+from openhorizon.study.results import Comparison, Evidence, Result, claim, compare, judged, line, success
 
 LONG = 16
 LEAST = 0.2  # of a headline claim
@@ -46,42 +45,26 @@ def analyse(evidence: Evidence) -> tuple[list[Claim], dict[str, Figure]]:
     def far(record: Record) -> bool:
         return record.horizon >= border
 
-    arms = [arm for arm in evidence.study.arms if arm not in ("P_long", "2P_long") and evidence.of(arm)]
-    found = {arm: difference(long, evidence.of(arm), (MODEL, MODEL), far) for arm in arms}
-    adjusted = holm({arm: tested.p for arm, (tested, _) in found.items()})
-    mine, control, claims = success(long, MODEL, far), _control(evidence, border, len(arms)), []
-    for arm, (tested, pairs) in found.items():
+    arms = [arm for arm in evidence.study.arms if arm not in ("P_long", "2P_long")]
+    found = compare(evidence, {arm: Comparison("P_long", arm, (MODEL, MODEL), far) for arm in arms})
+    mine, control, claims = success(long, MODEL, far), _control(evidence, border, len(found)), []
+    for arm, compared in found.items():
         theirs = success(evidence.of(arm), MODEL, far)
         assert mine and theirs
-        holds = judged(tested.value, adjusted[arm])
-        apart = mine.low > theirs.high
-        if holds and arm in HEADLINES and not (tested.value >= LEAST and apart):
+        holds = judged(compared.tested.value, compared.p)
+        if holds and arm in HEADLINES and not (compared.tested.value >= LEAST and mine.low > theirs.high):
             holds = False
         equal = "equal FLOPs" if arm.endswith("_flops") else "equal tokens"
         other = WORDS.get(arm, f"{arm.partition('_')[0]} trained short, at {equal}")
         least = ", by at least 20 points and intervals apart" if arm in HEADLINES else ""
         sides = f"{mine.value:.2f} [{mine.low:.2f}, {mine.high:.2f}] against {theirs.value:.2f} [{theirs.low:.2f}, "
+        takeaway = (
+            f"{sides}{theirs.high:.2f}] of tasks; unsolved ones break at turn {_breaks(long, far)} against "
+            f"{_breaks(evidence.of(arm), far)} in the median."
+        )
+        statement = f"On tasks of {border} calls and more, P trained long beats {other}{least}."
         claims.append(
-            Claim(
-                id=f"horizon/{arm}",
-                statement=f"On tasks of {border} calls and more, P trained long beats {other}{least}.",
-                paper_section=evidence.study.paper_section,
-                holds=holds,
-                effect=round(tested.value, 6),
-                ci95=(round(tested.low, 6), round(tested.high, 6)),
-                p=round(adjusted[arm], 6),
-                seeds=len(long.keys() & evidence.of(arm).keys()),
-                tasks=pairs,
-                tokens=total([*long.values(), *evidence.of(arm).values()], "tokens"),
-                flops=total([*long.values(), *evidence.of(arm).values()], "flops"),
-                control=control,
-                figure="reports/studies/horizon.svg",
-                takeaway=f"{sides}{theirs.high:.2f}] of tasks; unsolved ones break at turn {_breaks(long, far)} "
-                f"against {_breaks(evidence.of(arm), far)} in the median.",
-                study=evidence.study.name,
-                profile=evidence.profile,
-                commit=evidence.commit,
-            )
+            claim(evidence, f"horizon/{arm}", compared, statement, control, "horizon", takeaway, holds, decided=True)
         )
     return claims, {"horizon": _figure(evidence, border)}
 
@@ -131,18 +114,9 @@ def _figure(evidence: Evidence, border: int) -> Figure:
     for title, arms in PANELS.items():
         lines = []
         for arm in (arm for arm in arms if evidence.of(arm)):
-            at = [(h, success(evidence.of(arm), MODEL, partial(_at, h))) for h in horizons]
-            points = [(h, mean) for h, mean in at if mean]
-            lines.append(
-                Line(
-                    arm.replace("_", " "),
-                    COLOURS[max((it for it in COLOURS if arm.startswith(it)), key=len)],
-                    [h for h, _ in points],
-                    [mean.value for _, mean in points],
-                    [mean.low for _, mean in points],
-                    [mean.high for _, mean in points],
-                )
-            )
+            points = [(h, success(evidence.of(arm), MODEL, partial(_at, h))) for h in horizons]
+            colour = COLOURS[max((it for it in COLOURS if arm.startswith(it)), key=len)]
+            lines.append(line(arm.replace("_", " "), colour, points))
         panels.append(Panel(title, "test horizon (calls)", tuple(lines), "points", True))
     caption = "Success against test horizon, with 95% bootstrap intervals over seeds and tasks; claims are on tasks of "
     return Figure("horizon", f"{caption}{border} calls and more.", tuple(panels))

@@ -28,12 +28,18 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     demonstrations = [trajectory for name in config.domains for trajectory in chosen(config, name)]
     limit, seed = config.model.max_tokens, derive(config.seed, "sft")
     samples = [s for t in demonstrations for s in render_contexts(start.renderer, DOMAINS, t, limit)]
+    tokens = config.sft.tokens
+    if config.sft.domains is not None:
+        whole, domains = sum(len(sample.ids) for sample in samples), set(config.sft.domains)
+        demonstrations = [trajectory for trajectory in demonstrations if trajectory.task.domain in domains]
+        samples = [sample for sample in samples if sample.task.domain in domains]
+        tokens = round(tokens * sum(len(sample.ids) for sample in samples) / whole)
     if config.sft.padding:
         samples = [padded(start.renderer, sample, config.sft.padding, limit, seed) for sample in samples]
     figures = fit(
         start.model,
         samples,
-        config.sft.tokens,
+        tokens,
         config.sft.optim,
         seed,
         config.machine,

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from openhorizon.artifacts import read_json, require
 from openhorizon.bench.base import Record, read_records
-from openhorizon.bench.stats import Tested, nested_mean
+from openhorizon.bench.stats import Tested, holm, nested_mean
 from openhorizon.pipeline import commit
-from openhorizon.report.claims import Claim, write_claims
-from openhorizon.report.figures import Figure
+from openhorizon.report.claims import FIGURES, Claim, write_claims
+from openhorizon.report.figures import Figure, Line
 from openhorizon.seeds import derive
 from openhorizon.study.plan import STUDIES, Cell, Study
 from openhorizon.study.workspace import cost, evaluated
@@ -55,6 +55,26 @@ class Evidence:
     def of(self, arm: str) -> dict[int, Result]:
         """An arm's results by seed; empty where this size has no such arm."""
         return {result.seed: result for result in self.results if result.arm == arm}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arm ``a`` with a model of it against arm ``b`` with one, on the records to ``keep``."""
+
+    a: str
+    b: str
+    models: tuple[str, str]
+    keep: Callable[[Record], bool] = lambda record: True
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison found: ``p`` is adjusted for its family."""
+
+    asked: Comparison
+    tested: Tested
+    pairs: int
+    p: float
 
 
 Analysis = Callable[[Evidence], tuple[list[Claim], dict[str, Figure]]]
@@ -107,6 +127,61 @@ def conclude(root: Path, study: Study, size: str, found: Sequence[tuple[Cell, Ma
     claims, figures = analysis_of(study.name, root)(Evidence(study, profile, commit(root), results))
     write_claims(root, claims, figures)
     return claims
+
+
+def compare(evidence: Evidence, asked: Mapping[str, Comparison]) -> dict[str, Compared]:
+    """Every comparison that this size has the arms of, by its key; their p values are Holm's, as one family."""
+    found = {
+        key: difference(evidence.of(it.a), evidence.of(it.b), it.models, it.keep)
+        for key, it in asked.items()
+        if evidence.of(it.a) and evidence.of(it.b)
+    }
+    adjusted = holm({key: tested.p for key, (tested, _) in found.items()})
+    return {key: Compared(asked[key], tested, pairs, adjusted[key]) for key, (tested, pairs) in found.items()}
+
+
+def claim(
+    evidence: Evidence,
+    key: str,
+    compared: Compared,
+    statement: str,
+    control: str,
+    figure: str,
+    takeaway: str,
+    holds: bool | None = None,
+    decided: bool = False,
+) -> Claim:
+    """The claim that ``a`` is better than ``b``. It holds, or does not, by the adjusted p, unless ``decided``: then
+    ``holds`` says it. ``figure`` is the name of one that is written beside it."""
+    a, b = evidence.of(compared.asked.a), evidence.of(compared.asked.b)
+    tested, cells = compared.tested, list({id(cell): cell for cell in (*a.values(), *b.values())}.values())
+    seeds = len(a.keys() & b.keys())
+    return Claim(
+        id=key,
+        statement=statement,
+        paper_section=evidence.study.paper_section,
+        holds=holds if decided else judged(tested.value, compared.p),
+        effect=round(tested.value, 6),
+        ci95=(round(tested.low, 6), round(tested.high, 6)),
+        p=round(compared.p, 6),
+        seeds=seeds,
+        tasks=compared.pairs,
+        tokens=total(cells, "tokens"),
+        flops=total(cells, "flops"),
+        control=control,
+        figure=f"{FIGURES}/{figure}.svg",
+        takeaway=takeaway + (" One seed: nothing is known of others." if seeds == 1 else ""),
+        study=evidence.study.name,
+        profile=evidence.profile,
+        commit=evidence.commit,
+    )
+
+
+def line(label: str, colour: str, points: Sequence[tuple[float, Tested | None]]) -> Line:
+    """A series of means with their intervals; what was not judged is left out."""
+    known = [(x, mean) for x, mean in points if mean]
+    columns = [[getattr(mean, key) for _, mean in known] for key in ("value", "low", "high")]
+    return Line(label, colour, [x for x, _ in known], *columns)
 
 
 def outcomes(
