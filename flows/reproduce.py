@@ -17,6 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 
+from flows.baseline import baseline
 from flows.distill import distill
 from flows.evaluate import evaluate
 from flows.generate import generate
@@ -29,15 +30,16 @@ ROOT = Path(__file__).resolve().parents[1]
 ALONE = ("base", "sft", "distill")  # each uses every core (cli.run_stage), and everything behind it waits for it
 
 
-def recipe(stage: Submit, domains: Sequence[str]) -> list[PrefectFuture[Outcome]]:
+def recipe(stage: Submit, domains: Sequence[str], baselines: Sequence[str]) -> list[PrefectFuture[Outcome]]:
     """Agents-A1, stage by stage; ``after`` is what a stage reads."""
     data = generate(stage, domains)
     base = stage("base", after=data)
     sft = stage("sft", after=[base])
     teachers = teach(stage, domains, after=[sft])
     student = distill(stage, teachers)
-    scores = evaluate(stage, base, sft, teachers, student)
-    return [*data, base, sft, *teachers.values(), student, *scores, stage("report", after=scores)]
+    others = baseline(stage, baselines, student)
+    scores = evaluate(stage, base, sft, teachers, student, others)
+    return [*data, base, sft, *teachers.values(), student, *others.values(), *scores, stage("report", after=scores)]
 
 
 @flow(name="reproduce", validate_parameters=False, log_prints=IN_WORKER)
@@ -55,7 +57,7 @@ def reproduce(profile: str | None = None) -> None:
         print(f"reproduce: profile {settings.profile}, {len(graph)} stages, {at_once} at once", flush=True)
         with tracking.reproduction(settings, ROOT) as parent:
             runner = Runner(ROOT, at_once, graph, stale, {tracking.PARENT_VARIABLE: parent}, ALONE)
-            failed = finish(recipe(runner.submit, settings.domains), runner)
+            failed = finish(recipe(runner.submit, settings.domains, settings.baselines.run), runner)
             print("\n".join(summary(runner)), flush=True)
             if failed:
                 raise StageFailed(f"failed: {', '.join(failed)}; what the others made is kept, so run it again")

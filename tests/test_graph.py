@@ -17,6 +17,7 @@ from flows.reproduce import recipe
 from openhorizon import config, pipeline
 from openhorizon.cli import STAGES
 from openhorizon.config import Config
+from openhorizon.train.baselines import BASELINES
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "openhorizon"
@@ -45,7 +46,7 @@ def word(name: str) -> str:
     return re.search(r"openhorizon stage (\w+)", body(name)["cmd"]).group(1)  # type: ignore[union-attr]
 
 
-def ordered(domains: Sequence[str]) -> dict[str, list[str]]:
+def ordered(domains: Sequence[str], baselines: Sequence[str] = ()) -> dict[str, list[str]]:
     """What the flow's recipe asks for: a stage → the stages it waits for. Futures are their names here."""
     asked: dict[str, list[str]] = {}
 
@@ -54,7 +55,7 @@ def ordered(domains: Sequence[str]) -> dict[str, list[str]]:
         asked[stage] = list(after)
         return stage
 
-    recipe(cast(Any, submit), domains)
+    recipe(cast(Any, submit), domains, baselines)
     return asked
 
 
@@ -70,6 +71,27 @@ def test_the_flow_starts_a_stage_after_all_it_reads(settings: Config, graph: pip
     asked = ordered(settings.domains)
     for stage, reads in graph.items():
         assert reads <= before(stage, asked), f"{stage} may start before {reads - before(stage, asked)}"
+
+
+def test_baselines_are_in_the_graph_where_they_are_to_be_run(settings: Config, tmp_path: Path) -> None:
+    """None by default: neither DVC nor the flow knows of a stage that would make the recipe slower."""
+    assert settings.baselines.run == ()
+    for part in ("dvc.yaml", "params.yaml"):
+        (tmp_path / part).write_text((ROOT / part).read_text())
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    params["baselines"]["run"] = list(BASELINES)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    config.load(tmp_path / "params.yaml")
+    graph, asked = pipeline.graph(tmp_path), ordered(settings.domains, list(BASELINES))
+    assert set(asked) == set(graph) and {f"baseline@{name}" for name in BASELINES} <= set(graph)
+    for stage, reads in graph.items():
+        assert reads <= before(stage, asked), f"{stage} may start before {reads - before(stage, asked)}"
+    for name in BASELINES:
+        below = {f"baseline@{name}", f"evaluate-baseline@{name}", "report"}
+        assert pipeline.affected(graph, [f"baseline@{name}"]) == below
+        assert "evaluate@student" not in before(f"baseline@{name}", asked)
 
 
 def test_independent_stages_do_not_wait_for_each_other(settings: Config) -> None:
@@ -173,7 +195,7 @@ def test_the_recipe_without_a_flow_is_the_same_recipe(settings: Config, graph: p
     loader.exec_module(script)
     dvc_name = {("evaluate", f"teacher@{name}"): f"evaluate-teacher@{name}" for name in settings.domains}
     seen: set[str] = set()
-    for wave in script.waves(settings.domains):
+    for wave in script.waves(settings.domains, ()):
         names = {dvc_name.get(stage, "@".join(filter(None, stage))) for stage in wave}
         for name in names:
             assert graph[name] <= seen, f"{name} runs before what it reads"

@@ -489,7 +489,8 @@ def test_the_loops_replay_where_the_recipe_says_so(fresh: Callable[[int], Checkp
                 patch.setattr(experts_module, "replaying", counted)
                 if loop == "grpo":
                     reinforce(
-                        policy, reference, domains, tasks(9, 3), BUDGET, grpo, advantage, 0, machine, log, router  # type: ignore[arg-type]
+                        policy, reference, domains, tasks(9, 3), {"count": BUDGET}, grpo, advantage, 0, machine,
+                        log, router,  # type: ignore[arg-type]
                     )  # fmt: skip
                 else:
                     teachers = Router(student, [teacher], ["count"], "hard", 0)

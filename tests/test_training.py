@@ -23,11 +23,12 @@ from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
 from openhorizon.train import distillation, supervised
+from openhorizon.train.compute import Meter
 from openhorizon.train.distillation import distil
 from openhorizon.train.kept import Kept
 from openhorizon.train.objectives import AGGREGATIONS, OBJECTIVES
 from openhorizon.train.optim import Optimizer
-from openhorizon.train.reinforcement import chosen_prompts, reinforce, token_weights
+from openhorizon.train.reinforcement import chosen_prompts, in_turn, reinforce, token_weights
 from openhorizon.train.router import Router
 from openhorizon.train.samples import first_turns, minibatches, prompt_stream
 from openhorizon.train.scores import Wanted, score
@@ -37,6 +38,7 @@ from openhorizon.train.watch import Watch
 
 OPTIM = OptimConfig(lr=5e-3, schedule="constant", warmup=0.0, weight_decay=0.0, grad_clip=1.0, batch_tokens=512)
 DISTILL = laptop().distill
+BUDGETS = {"count": BUDGET}
 FOUR = Wanted(top_k=4, top_mass=None, temperature=1.0, whole=False)
 
 
@@ -315,7 +317,7 @@ def test_grpo_raises_the_reward(fresh: Callable[[int], Checkpoint]) -> None:
     config = replace(GRPO, iterations=14, prompts=8, group=8, updates=2, max_horizon=1)
     log = Log()
     reinforce(
-        LocalPolicy(start, 64), reference, {"count": CountDomain()}, tasks(80), BUDGET, config, normalised(outcome), 0,
+        LocalPolicy(start, 64), reference, {"count": CountDomain()}, tasks(80), BUDGETS, config, normalised(outcome), 0,
         MACHINE, log,  # type: ignore[arg-type]
     )  # fmt: skip
     rewards = [row["reward"] for row in log.rows]
@@ -330,16 +332,16 @@ def test_an_update_weighs_tokens_or_sequences_alike() -> None:
 
 def test_prompts_are_chosen_by_what_comes_of_several_tries(fresh: Callable[[int], Checkpoint]) -> None:
     policy, domains, config = LocalPolicy(uneven(fresh), 64), {"count": CountDomain()}, replace(GRPO, tries=4)
-    chosen = chosen_prompts(policy, domains, tasks(80), BUDGET, config, mixed, 7)
+    chosen = chosen_prompts(policy, domains, tasks(80), BUDGETS, config, mixed, 7)
     tasks_8 = list({task.prompt: task for task in tasks(80)}.values())[:8]
     repeated = [task for task in tasks_8 for _ in range(4)]
-    rolled = rollout(domains, repeated, policy, {"count": BUDGET}, 1.0, derive(7, "tries"))
+    rolled = rollout(domains, repeated, policy, BUDGETS, 1.0, derive(7, "tries"))
     by_task: dict[str, set[float]] = {}
     for trajectory in rolled:
         by_task.setdefault(trajectory.task.id, set()).add(outcome(trajectory))
     assert [task.id for task in chosen] == [name for name, outcomes in by_task.items() if len(outcomes) == 2]
     assert 0 < len(chosen) <= 8
-    assert len(chosen_prompts(policy, domains, tasks(80), BUDGET, GRPO, mixed, 7)) == 80
+    assert len(chosen_prompts(policy, domains, tasks(80), BUDGETS, GRPO, mixed, 7)) == 80
 
 
 def test_grpo_stops_where_nothing_is_learned_or_all_is_lost(fresh: Callable[[int], Checkpoint]) -> None:
@@ -350,7 +352,7 @@ def test_grpo_stops_where_nothing_is_learned_or_all_is_lost(fresh: Callable[[int
     def steps(config: Any, advantage: Any, collapsed: Any = lambda iteration: False) -> int:
         log = Log()
         reinforce(
-            LocalPolicy(start, 64), reference, domains, tasks(9), BUDGET, config, advantage, 0, MACHINE, log,
+            LocalPolicy(start, 64), reference, domains, tasks(9), BUDGETS, config, advantage, 0, MACHINE, log,
             collapsed=collapsed,  # type: ignore[arg-type]
         )  # fmt: skip
         return len(log.rows)
@@ -365,7 +367,7 @@ def test_grpo_stops_where_nothing_is_learned_or_all_is_lost(fresh: Callable[[int
         return True
 
     assert steps(many, normalised(lambda t: outcome(t) + t.seed % 7), collapsed) == 3 and asked == [3]
-    with pytest.raises(ValueError, match=r"teach\.count: a reward of task .* is not finite"):
+    with pytest.raises(ValueError, match=r"a reward of task count-\d+ of count is not finite"):
         steps(many, normalised(lambda trajectory: float("nan")))
 
 
@@ -432,3 +434,34 @@ def test_an_update_in_parts_is_the_update_at_once(tiny: Callable[..., Checkpoint
     assert total == pytest.approx(total_parts, abs=1e-5) and seen == pytest.approx(seen_parts, abs=1e-4)
     for name, gradient in gradients.items():
         assert torch.allclose(gradient, gradients_parts[name], atol=1e-5, rtol=1e-4), name
+
+
+def test_grpo_of_several_domains_takes_them_in_turn_and_says_how_each_does(fresh: Callable[[int], Checkpoint]) -> None:
+    """``far`` is a domain of its own, with its own world, budget and prompts of another horizon."""
+    start, log, meter = uneven(fresh), Log(), Meter()
+    reference = copy.deepcopy(start.model).requires_grad_(False)
+    near = list({task.prompt: task for task in tasks(9)}.values())[:6]
+    far = [replace(task, domain="far", id=f"far-{task.id}") for task in tasks(3, horizon=2)]
+    budgets = {"count": BUDGET, "far": replace(BUDGET, slack=0.0, extra=0)}  # no call at all
+    config = replace(GRPO, iterations=9, prompts=3, group=4)
+    seen: list[Task] = []
+
+    def advantage(group: Any) -> torch.Tensor:
+        seen.append(group[0].task)
+        return normalised(lambda trajectory: outcome(trajectory) + trajectory.seed % 7)(group)
+
+    worlds: Any = {"count": CountDomain(), "far": CountDomain()}
+    figures = reinforce(
+        LocalPolicy(start, 64), reference, worlds, [*near, *far], budgets, config, advantage, 0, MACHINE, log,  # type: ignore[arg-type]
+        meter=meter, flops=1.0,
+    )  # fmt: skip
+    assert figures["steps"] == 1 and meter.flops > 1, "the budget was reached in the first iteration"
+    assert [task.domain for task in seen] == ["count", "far", "count"]
+    (row,) = log.rows
+    assert row["success@far"] == 0 and row["success"] == pytest.approx(2 / 3 * row["success@count"])
+    assert row["reward"] == pytest.approx((2 * row["reward@count"] + row["reward@far"]) / 3)
+    stream = in_turn([*near, *far], ["count", "far"], 3)
+    drawn = [next(stream) for _ in range(12)]
+    assert [task.domain for task in drawn] == ["count", "far"] * 6
+    assert {task.id for task in drawn[::2]} == {task.id for task in near}
+    assert sorted(task.id for task in drawn[1::2]) == sorted(2 * [task.id for task in far])

@@ -5,6 +5,7 @@ Layout, relative to the project's root (a stage's working directory):
     artifacts/generate/DOMAIN/  demonstrations, rejected, prompts and heldout .parquet; graph/; metrics.json
     artifacts/base|sft|distill/ Hugging Face checkpoint with tokenizer, curves.jsonl, metrics.json
     artifacts/teach/DOMAIN/     the same
+    artifacts/baseline/NAME/    the same
     artifacts/evaluate/MODEL/   records.parquet, metrics.json
     reports/                    index.html, results.json
 """
@@ -30,18 +31,19 @@ def stage_dir(stage: str, target: str | None = None) -> Path:
 
 
 def checkpoint_dir(model: str) -> Path:
-    """The checkpoint folder of a model as reports name it: ``base``, ``sft``, ``teacher@DOMAIN`` or ``student``.
+    """The checkpoint folder of a model as reports name it: ``base``, ``sft``, ``teacher@DOMAIN``, ``baseline@NAME``
+    or ``student``.
 
     Raises:
         ValueError: no such model name.
     """
-    name, _, domain = model.partition("@")
+    name, _, target = model.partition("@")
     folders = {"base": stage_dir("base"), "sft": stage_dir("sft"), "student": stage_dir("distill")}
-    if name == "teacher" and domain:
-        return stage_dir("teach", domain)
+    if name in ("teacher", "baseline") and target:
+        return stage_dir("teach" if name == "teacher" else name, target)
     if model in folders:
         return folders[model]
-    raise ValueError(f"unknown model {model!r}; known are base, sft, teacher@DOMAIN, student")
+    raise ValueError(f"unknown model {model!r}; known are base, sft, teacher@DOMAIN, baseline@NAME, student")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from openhorizon.config import PARAMS_FILE, Config, load
 from openhorizon.progress import Progress
 from openhorizon.study import plan
 
-STAGES = ("generate", "base", "sft", "teach", "distill", "evaluate", "report")
+STAGES = ("generate", "base", "sft", "teach", "distill", "baseline", "evaluate", "report")
 USER_ERROR = 2
 DEBUG_VARIABLE = "OPENHORIZON_DEBUG"
 MLFLOW_PORT = 5000
@@ -281,7 +281,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--short", action="store_true", help="the size that the tests run: the effect's direction only")
     stage = add("stage", run_stage)
     stage.add_argument("name", choices=STAGES)
-    stage.add_argument("--target", help="a domain (generate, teach) or a model (evaluate)")
+    stage.add_argument("--target", help="a domain (generate, teach), a baseline, or a model (evaluate)")
     stage.add_argument(
         "--shard", help="of generate: make this shard alone (a number, or heldout), for its stage to use"
     )
@@ -297,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
     kag.add_argument("--seed", type=int, default=0, help="which trajectory is drawn")
     kag.add_argument("--steps", type=int, default=4, help="how many of its last actions")
     exported = add("export", export_model)
-    exported.add_argument("model", help="base, sft, teacher@DOMAIN or student")
+    exported.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME or student")
     exported.add_argument("--out", type=Path, required=True, help="a new or empty folder")
     add("doctor", doctor)
     add("mlflow", mlflow_ui).add_argument("--port", type=int, default=MLFLOW_PORT)

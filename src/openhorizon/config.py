@@ -242,6 +242,52 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class ContinuedConfig:
+    """SFT goes on from the SFT model."""
+
+    demonstrations: int  # a domain
+    optim: OptimConfig
+
+
+@dataclass(frozen=True)
+class SeqkdConfig:
+    """SFT on what the teachers write on the prompts of distillation (Kim & Rush 2016)."""
+
+    samples: Literal["verified", "all"]
+    share: float  # of the FLOPs for the teachers' rollouts; the others are for training
+    prompts: int  # a domain, rolled out at once
+    temperature: float
+    optim: OptimConfig
+
+
+@dataclass(frozen=True)
+class ArithmeticConfig:
+    """Task arithmetic (Ilharco et al. 2023)."""
+
+    scales: tuple[float, ...]  # λ: the one that does best on validation tasks
+
+
+@dataclass(frozen=True)
+class MixedGrpoConfig:
+    """One GRPO over the prompts of all domains."""
+
+    process_weight: float  # of the process score in the reward, for every domain
+    grpo: GrpoConfig  # iterations: at most; the FLOPs end it
+
+
+@dataclass(frozen=True)
+class BaselinesConfig:
+    """What distillation is held against, at its FLOPs; docs/baselines.md."""
+
+    run: tuple[Literal["continued", "seqkd", "average", "arithmetic", "mixed_grpo", "best_teacher"], ...]
+    validation: int  # tasks a domain that choose among models: the first of those of teach.DOMAIN.validation
+    continued: ContinuedConfig
+    seqkd: SeqkdConfig
+    arithmetic: ArithmeticConfig
+    mixed_grpo: MixedGrpoConfig
+
+
+@dataclass(frozen=True)
 class BudgetConfig:
     """What bounds an episode (section 4.3); past it, it is TRUNCATED."""
 
@@ -293,6 +339,7 @@ class Config:
     sft: SftConfig
     teach: dict[str, TeachConfig]
     distill: DistillConfig
+    baselines: BaselinesConfig
     evaluate: EvaluateConfig
     report: ReportConfig
     machines: dict[str, MachineConfig]
@@ -376,13 +423,14 @@ def _check(config: Config, where: str) -> None:
     for name, share in (config.distill.shares or {}).items():
         if name not in config.domains or not 0 < share <= 1:
             raise ValueError(f"{where}:distill.shares.{name}: {share} is no share in (0, 1] of a domain")
-    for name in config.sft.domains if config.sft.domains is not None else config.domains[:1]:
+    for name in config.sft.domains or ():
         if name not in config.domains:
             raise ValueError(f"{where}:sft.domains: {name!r} is none of {', '.join(config.domains)}")
     if config.sft.domains == ():
         raise ValueError(f"{where}:sft.domains: empty; null means all")
     if config.sft.padding < 0:
         raise ValueError(f"{where}:sft.padding: {config.sft.padding} is less than 0")
+    _check_baselines(config.baselines, f"{where}:baselines")
     if config.router.replay and config.distill.on_policy < 1:
         raise ValueError(
             f"{where}:distill.on_policy: {config.distill.on_policy} is less than 1, and router.replay has the experts "
@@ -414,13 +462,17 @@ def _check_teach(block: TeachConfig, worlds: tuple[str, ...], where: str) -> Non
                 raise ValueError(f"{where}.{key}: world {world!r} is not generated; generate has {', '.join(worlds)}")
     if not 0 <= block.first_share <= 1:
         raise ValueError(f"{where}.first_share: {block.first_share} is not between 0 and 1")
-    grpo = block.grpo
+    _check_grpo(block.grpo, f"{where}.grpo")
+
+
+def _check_grpo(grpo: GrpoConfig, where: str) -> None:
+    """Counts that would train on nothing."""
     least = {"prompts": 1, "group": 2, "updates": 1, "validate_every": 1, "dead_stop": 1, "iterations": 0, "tries": 0}
     if grpo.tries:
         least |= {"tries": 2, "tried_prompts": 1, "kept_prompts": 1}
     for key, value in least.items():
         if getattr(grpo, key) < value:
-            raise ValueError(f"{where}.grpo.{key}: {getattr(grpo, key)} is less than {value}")
+            raise ValueError(f"{where}.{key}: {getattr(grpo, key)} is less than {value}")
 
 
 def _check_model(block: ModelConfig, where: str) -> None:
@@ -477,6 +529,29 @@ def _check_distill(block: DistillConfig, where: str) -> None:
                 raise ValueError(f"{where}.turn_curriculum.{key}: {getattr(block.turn_curriculum, key)} is less than 1")
         if block.truncated == "drop":
             raise ValueError(f"{where}.truncated: drop leaves nothing of the episodes that turn_curriculum ends")
+
+
+def _check_baselines(block: BaselinesConfig, where: str) -> None:
+    """What would choose by nothing, train on nothing, or not end where its FLOPs end."""
+    for i, name in enumerate(block.run):
+        if name in block.run[:i]:
+            raise ValueError(f"{where}.run: {name} is there twice")
+    counts = {
+        "validation": block.validation,
+        "continued.demonstrations": block.continued.demonstrations,
+        "seqkd.prompts": block.seqkd.prompts,
+        "mixed_grpo.grpo.iterations": block.mixed_grpo.grpo.iterations,
+    }
+    for key, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{where}.{key}: {count} is less than 1")
+    if not 0 < block.seqkd.share < 1:
+        raise ValueError(f"{where}.seqkd.share: {block.seqkd.share} is not between 0 and 1")
+    if not block.arithmetic.scales or min(block.arithmetic.scales) <= 0:
+        raise ValueError(f"{where}.arithmetic.scales: {list(block.arithmetic.scales)} are not numbers above 0")
+    _check_grpo(block.mixed_grpo.grpo, f"{where}.mixed_grpo.grpo")
+    if block.mixed_grpo.grpo.optim.schedule != "constant":
+        raise ValueError(f"{where}.mixed_grpo.grpo.optim.schedule: must be constant, as the FLOPs say when it ends")
 
 
 def _check_generate(block: GenerateConfig, where: str) -> None:

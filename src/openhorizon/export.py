@@ -26,12 +26,14 @@ OURS = "apache-2.0"  # the licence of this project, whose LICENSE file has its t
 _WHAT = {
     "base": "The starting model: it knows the chat format and short horizons.",
     "sft": "The student after full-domain supervised fine-tuning, before distillation.",
+    "teacher": "The teacher of the domain `{}`: SFT, then GRPO.",
+    "baseline": "The baseline `{}` that distillation is held against.",
     "student": "The student: the domain teachers merged by domain-routed on-policy distillation.",
 }
 
 
 def export(config: Config, model: str, out: Path) -> dict[str, Any]:
-    """Write ``model`` (base, sft, teacher@DOMAIN or student) to ``out`` and return its lineage.
+    """Write ``model`` (base, sft, teacher@DOMAIN, baseline@NAME or student) to ``out`` and return its lineage.
 
     Raises:
         FileNotFoundError: the stage of ``model`` has not run.
@@ -78,11 +80,12 @@ def _base() -> dict[str, str]:
 def _lineage(config: Config, model: str, name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     """What the model was made of. Hashes of artifacts are those that DVC recorded; of weights and graphs, of what
     lies there."""
+    kind, _, own = model.partition("@")
     files = recorded(Path(pipeline.LOCK_FILE), checkpoint_dir(model))
     domains = [domain for domain in config.domains if stage_dir("generate", domain).as_posix() in files]
     if not files:  # no dvc.lock (stages run alone): what the recipe says it reads
-        domains = [d for d in config.domains if model in ("base", "sft", "student", f"teacher@{d}")]
-    teachers = [f"teacher@{domain}" for domain in config.domains] if model == "student" else []
+        domains = [d for d in config.domains if kind != "teacher" or d == own]
+    teachers = [f"teacher@{domain}" for domain in config.domains] if kind in ("student", "baseline") else []
     return {
         "model": model,
         "weights": name,
@@ -138,8 +141,8 @@ def _write_licence(base: Mapping[str, str], folder: Path) -> None:
 
 
 def _card(model: str, base: Mapping[str, str], results: Mapping[str, Any], made: Mapping[str, Any]) -> str:
-    own = model.partition("@")[2]
-    what = f"The teacher of the domain `{own}`: SFT, then GRPO." if own else _WHAT[model]
+    kind, _, own = model.partition("@")
+    what = _WHAT[kind].format(own)
     start = f"{base['name']} (weights {base['hash']})" if "name" in base else "random weights"
     head = {
         "license": base["licence"] or "unknown",

@@ -1,7 +1,7 @@
 """Full-domain SFT against SFT on one domain, at equal tokens a domain: an effect above 0 is what sharing costs.
 
-Domains are looked at one by one, at the model's size and at four times it; whether the cost grows with the difference in
-pattern is asked in science, beside a domain that works alike (search) and beside one that does not (instruction).
+Domains are looked at one by one, at the model's size and at four times it; whether the cost grows with the difference
+in pattern is asked in science, beside a domain that works alike (search) and beside one that does not (instruction).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from openhorizon.report.figures import ORDER, Figure, Line, Panel, draw
 from openhorizon.report.results import Run, comparisons, models, p_value, span, stages, table, verdicts
 from openhorizon.seeds import rng
 
-MODEL_COLOURS = {"base": "grey", "sft": "vermillion", "teacher": "green", "student": "blue"}
+MODEL_COLOURS = {"base": "grey", "sft": "vermillion", "teacher": "green", "student": "blue", "baseline": "purple"}
 SAMPLES = 2  # of each outcome and domain
 GRPO = ("reward", "dead_groups", "kl", "entropy", "clip_fraction", "truncated", "length", "invalid_calls")
 
@@ -48,14 +48,14 @@ def page(run: Run) -> str:
         loader=PackageLoader("openhorizon.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"span": span, "p_value": p_value, "label": label, "number": number}
+    environment.filters |= {"span": span, "p_value": p_value, "label": label, "number": number, "short": short}
     environment.globals |= {"draw": _drawn, "csv": _csv}
     return environment.get_template("page.html.j2").render(
         run=run,
         config=run.config,
         domains=domains,
         columns=[MACRO, *domains] if len(domains) > 1 else list(domains),
-        verdicts=verdicts(rows, compared, domains),
+        verdicts=verdicts(rows, compared, domains, run.config.baselines.run),
         headline=headline(rows, domains),
         table=headline_table(rows, run.config.domains),
         comparisons=compared,
@@ -113,11 +113,12 @@ def headline_table(rows: Sequence[Row], domains: Sequence[str]) -> list[tuple[st
 
 
 def horizon_figure(run: Run, rows: Sequence[Row]) -> Figure:
-    """Success against horizon, a panel a domain; shaded where no demonstration was that long."""
+    """Success against horizon, a panel a domain; shaded where no demonstration was that long. Baselines, of which there
+    may be many, are in the tables."""
     panels = []
     for domain in run.config.domains:
         lines = []
-        for model in models(run.config):
+        for model in (name for name in models(run.config) if not name.startswith("baseline@")):
             mine = [row for row in rows if row.model == model and row.domain == domain]
             judged = [(row.horizon, row.success, *row.ci95) for row in mine if isinstance(row.horizon, int)]
             if judged:
@@ -136,12 +137,14 @@ def loss_figure(run: Run) -> Figure:
     panels = []
     for model in models(run.config):
         kind = model.partition("@")[0]
-        names = {"teacher": "sft_loss"}.get(kind, "loss")
-        line = _line(run.curves.get(model, ()), names, "loss", MODEL_COLOURS[kind])
-        title = {"student": f"distill: {run.config.distill.support_loss} loss"}.get(
-            model, f"{label(model)}: supervised"
+        name = {"teacher": "sft_loss"}.get(kind, "loss")
+        points = [point for point in run.curves.get(model, ()) if name in point]
+        line = _line(points, name, "loss", MODEL_COLOURS[kind])
+        title = {"student": f"distill: {run.config.distill.support_loss} loss", "baseline": label(model)}.get(
+            kind, f"{label(model)}: supervised"
         )
-        panels += [Panel(title, "update" if kind != "student" else "iteration", (line,))] if line else []
+        with_rollouts = kind == "student" or any("reward" in point for point in points)
+        panels += [Panel(title, "iteration" if with_rollouts else "update", (line,))] if line else []
     return Figure("losses", "Training losses; where a curve is long its running mean is drawn over it.", tuple(panels))
 
 
@@ -209,6 +212,11 @@ def samples(run: Run, domain: str) -> list[Sample]:
 def label(name: str) -> str:
     """A name as readers see it: tool_calling → tool calling."""
     return name.replace("_", " ")
+
+
+def short(model: str) -> str:
+    """A model where its domain stands beside it: teacher@search → teacher; baselines keep their names."""
+    return "teacher" if model.startswith("teacher@") else model
 
 
 def number(value: float | None, digits: int = 0) -> str:

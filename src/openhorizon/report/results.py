@@ -43,14 +43,19 @@ class Verdict:
 
 
 def models(config: Config) -> list[str]:
-    """In the order of the recipe."""
-    return ["base", "sft", *(f"teacher@{name}" for name in config.domains), "student"]
+    """In the order of the recipe, then what its student is held against."""
+    teachers, baselines = (
+        [f"teacher@{name}" for name in config.domains],
+        [f"baseline@{n}" for n in config.baselines.run],
+    )
+    return ["base", "sft", *teachers, "student", *baselines]
 
 
 def stages(config: Config) -> list[str]:
     """As timings and the page name them, in the order of the recipe; the report itself is still running."""
     fan = [f"generate@{name}" for name in config.domains], [f"teach@{name}" for name in config.domains]
-    return [*fan[0], "base", "sft", *fan[1], "distill", *(f"evaluate@{name}" for name in models(config))]
+    others = [f"baseline@{name}" for name in config.baselines.run]
+    return [*fan[0], "base", "sft", *fan[1], "distill", *others, *(f"evaluate@{name}" for name in models(config))]
 
 
 def table(run: Run) -> list[Row]:
@@ -59,13 +64,17 @@ def table(run: Run) -> list[Row]:
 
 
 def comparisons(run: Run) -> list[Comparison]:
-    """Student and SFT, SFT and base, and each teacher and SFT on its own domain, paired by task."""
+    """Student and SFT, SFT and base, each teacher and SFT on its own domain, and student and SFT with each baseline,
+    paired by task."""
     domains, seed, records = run.config.domains, run.config.seed, run.records
     found = compare(records["student"], records["sft"], domains, ("student", "sft"), seed)
     found += compare(records["sft"], records["base"], domains, ("sft", "base"), seed)
     for name in domains:
         teacher = f"teacher@{name}"
         found += compare(records[teacher], records["sft"], [name], (teacher, "sft"), seed)
+    for name in (f"baseline@{name}" for name in run.config.baselines.run):
+        found += compare(records["student"], records[name], domains, ("student", name), seed)
+        found += compare(records[name], records["sft"], domains, (name, "sft"), seed)
     teachers = [record for name in domains for record in records[f"teacher@{name}"]]
     return found + [c for c in compare(teachers, records["sft"], domains, (TEACHERS, "sft"), seed) if c.domain == MACRO]
 
@@ -89,8 +98,10 @@ def results(run: Run) -> dict[str, Any]:
     }
 
 
-def verdicts(rows: Sequence[Row], compared: Sequence[Comparison], domains: Sequence[str]) -> list[Verdict]:
-    """The recipe's claims, in the order of its stages."""
+def verdicts(
+    rows: Sequence[Row], compared: Sequence[Comparison], domains: Sequence[str], baselines: Sequence[str] = ()
+) -> list[Verdict]:
+    """The recipe's claims, in the order of its stages, then the student against what it is held against."""
     overall = MACRO if len(domains) > 1 else domains[0]
     at = {(row.model, row.domain): row for row in rows if row.horizon == "all"}
     pairs = {(c.a, c.b, c.domain): c for c in compared}
@@ -105,7 +116,8 @@ def verdicts(rows: Sequence[Row], compared: Sequence[Comparison], domains: Seque
     elif gap:
         lead = f"{gap.difference:+.3f} {span(gap.ci95, signed=True)}"
         found.append(Verdict(None, f"The teachers have no clear lead over SFT to hand on ({lead})."))
-    return found
+    against = [f"baseline@{name}" for name in baselines]
+    return found + [_beats("The distilled student", "student", name, overall, at, pairs) for name in against]
 
 
 def _beats(
@@ -118,16 +130,17 @@ def _beats(
 ) -> Verdict:
     over, under, pair = at.get((a, domain)), at.get((b, domain)), pairs.get((a, b, domain))
     if not over or not under or not pair:
-        return Verdict(None, f"{subject} cannot be compared with {_NAMES[b]}: an evaluation judged no episodes.")
+        return Verdict(None, f"{subject} cannot be compared with {_NAMES.get(b, b)}: an evaluation judged no episodes.")
     apart = over.ci95[0] > under.ci95[1] or under.ci95[0] > over.ci95[1]
     overlap = "intervals do not overlap" if apart else "intervals overlap"
     where = "macro success" if domain == MACRO else f"success on {_words(domain)}"
-    figures = f"{_NAMES[a]} {rate(over)} against {_NAMES[b]} {rate(under)} in {where}, {overlap}"
+    name = _NAMES.get(b, b)
+    figures = f"{_NAMES[a]} {rate(over)} against {name} {rate(under)} in {where}, {overlap}"
     paired = f"paired difference {pair.difference:+.3f} {span(pair.ci95, signed=True)}, {p_value(pair.p)}, n = {pair.n}"
     said = "beats" if over.success > under.success else "is worse than"
     if not apart:
         said = "is not clearly better than"
-    return Verdict(said == "beats", f"{subject} {said} {_NAMES[b]}: {figures}; {paired}.")
+    return Verdict(said == "beats", f"{subject} {said} {name}: {figures}; {paired}.")
 
 
 def _teacher(

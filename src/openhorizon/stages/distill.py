@@ -12,6 +12,7 @@ from openhorizon.domains import DOMAINS
 from openhorizon.model.load import Checkpoint, load_checkpoint, load_teacher, save_checkpoint
 from openhorizon.model.sampler import local_policy
 from openhorizon.seeds import derive
+from openhorizon.train.compute import Meter
 from openhorizon.train.distillation import distil
 from openhorizon.train.router import Router
 
@@ -40,6 +41,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     }
     policy = local_policy(student, config.machine)
     demonstrations = {name: verified(config, name, student) for name in config.domains if config.distill.on_policy < 1}
+    meter = Meter()
     figures = distil(
         policy,
         router,
@@ -52,13 +54,13 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         log,
         config.router,
         demonstrations,
+        meter,
     )
     with replace_dir(stage_dir("distill")) as folder:
         save_checkpoint(student.model, student.tokenizer, folder)
         log.save_curves(folder)
-        write_json(
-            folder / "metrics.json", figures | leads | {f"teacher@{t.domain}": t.checkpoint.hash for t in teachers}
-        )
+        names = {f"teacher@{t.domain}": t.checkpoint.hash for t in teachers}
+        write_json(folder / "metrics.json", figures | leads | names | meter.figures())
 
 
 def headrooms(config: Config) -> dict[str, float]:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def run(config: Config, target: str | None, log: StageLog) -> None:
     """Write ``artifacts/evaluate/TARGET``. Raises ``ValueError`` for an unknown model or too few held-out tasks."""
     model = target or ""
-    checkpoint, own = checkpoint_dir(model), model.partition("@")[2]
+    checkpoint, (kind, _, of) = checkpoint_dir(model), model.partition("@")
+    own = of if kind == "teacher" else ""
     if own and own not in config.domains:
         raise ValueError(f"evaluate: unknown domain {own!r}; known are {', '.join(config.domains)}")
     wanted = [task for name in ((own,) if own else config.domains) for task in _tasks(name, config.evaluate.tasks)]

@@ -115,7 +115,7 @@ def _reinforced(
     log: StageLog,
     first_step: int,
 ) -> dict[str, float]:
-    recipe, budget = config.teach[target], config.budget[target]
+    recipe = config.teach[target]
     seed = derive(config.seed, "teach", target, phase.name)
     grpo = dataclasses.replace(recipe.grpo, iterations=iterations)
     training = [task for task in _of(prompts, phase.worlds) if task.horizon <= grpo.max_horizon]
@@ -125,14 +125,14 @@ def _reinforced(
     def progress(done: int, total: int) -> None:
         log.progress(done, total, f"{phase.name}: tries")
 
-    chosen = chosen_prompts(policy, DOMAINS, training, budget, grpo, phase.select, seed, progress)
+    chosen = chosen_prompts(policy, DOMAINS, training, config.budget, grpo, phase.select, seed, progress)
     figures: dict[str, float] = {"prompts": len(chosen)}
     if chosen:
         figures["expected_reuse"] = expected_reuse(iterations, grpo.prompts, grpo.group, len(chosen))
         reference = copy.deepcopy(policy.checkpoint.model).requires_grad_(False)
         figures |= reinforce(
-            policy, reference, DOMAINS, chosen, budget, grpo, phase.advantage, seed, config.machine, log, config.router,
-            lambda iteration: kept.offer(f"{phase.name}_{iteration}"), first_step,
+            policy, reference, DOMAINS, chosen, config.budget, grpo, phase.advantage, seed, config.machine, log,
+            config.router, lambda iteration: kept.offer(f"{phase.name}_{iteration}"), first_step,
         )  # fmt: skip
         kept.offer(phase.name)
     else:

@@ -26,6 +26,7 @@ from openhorizon.domains.base import Domain, Task
 from openhorizon.losses.reduce import Ratios
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
+from openhorizon.train.compute import Meter, tokens_of
 from openhorizon.train.experts import UNTOUCHED, Experts
 from openhorizon.train.objectives import AGGREGATIONS, token_losses, wanted
 from openhorizon.train.optim import Optimizer
@@ -73,11 +74,12 @@ def distil(
     log: StageLog,
     routers: RouterConfig = UNTOUCHED,
     demonstrations: Mapping[str, Sequence[Sequence[Trajectory]]] | None = None,
+    meter: Meter | None = None,
 ) -> dict[str, float]:
     """Train the policy's model in place, on ``prompts`` by domain in the worlds ``domains`` and, for the share that is
-    not on-policy, on ``demonstrations`` by domain (each its contexts, with token ids). Returns the last iteration's
-    figures."""
-    model = policy.checkpoint.model
+    not on-policy, on ``demonstrations`` by domain (each its contexts, with token ids). ``meter`` is told what is spent
+    on rollout, scoring and update. Returns the last iteration's figures."""
+    model, meter = policy.checkpoint.model, meter or Meter()
     optimizer = Optimizer(model, config.optim, config.iterations * config.updates)
     experts = Experts(model, routers)
     policy.records_experts = routers.replay
@@ -98,6 +100,7 @@ def distil(
         rolled = rollout(
             domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration), max_turns=limit
         )
+        meter.forward("rollout", model, tokens_of(rolled))
         clock.lap("rollout")
         figures = {}
         for name in prompts if rolled else ():
@@ -107,7 +110,12 @@ def distil(
         for name in prompts:
             trajectories += [c for _ in range(given[name]) for c in first_turns(next(shown[name]), limit)]
         scores = router.score(trajectories, wanted(config), policy.never, machine)
+        read = router.read(trajectories)
+        for teacher, count in read:
+            meter.forward("scoring", teacher, count)
+        tokens = tokens_of(trajectories)
         if aggregation.measured and trajectories:
+            meter.forward("scoring", model, tokens)
             ratios = log_ratios(model, trajectories, scores, wanted(config), policy.never, machine)
             first = first or ratios
             scales = aggregation.scales(ratios, first, (config.scale_bounds[0], config.scale_bounds[1]))
@@ -127,9 +135,9 @@ def distil(
         begin = begin or (figures if trajectories else {})
         wrong = alarms(figures, begin, config.alarm)
         figures |= worst | {"alarms": len(wrong)}
-        tokens = sum(len(t.ids) for t in trajectories)
+        meter.trained("update", model, tokens)
         curves |= {"tokens_rollout": sum(sum(t.loss_mask) for t in rolled), "tokens_update": tokens}
-        curves["tokens_scoring"] = router.read(trajectories)
+        curves["tokens_scoring"] = sum(count for _, count in read)
         log.tokens(tokens)
         log.metrics(iteration, **figures, **curves)
         log.timing(iteration, **{f"seconds_{name}": seconds for name, seconds in clock.seconds.items()})

@@ -1,7 +1,9 @@
-"""Group-relative policy optimisation of one domain's teacher against its verifier (section 4.2)."""
+"""Group-relative policy optimisation against the verifiers of one domain, as its teacher is trained, or of several
+(section 4.2)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from openhorizon.losses.chunked import by_chunks
 from openhorizon.losses.grpo import grpo
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
+from openhorizon.train.compute import Meter, tokens_of
 from openhorizon.train.experts import UNTOUCHED, Experts
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import (
@@ -37,14 +40,15 @@ def chosen_prompts(
     policy: LocalPolicy,
     domains: Mapping[str, Domain],
     prompts: Sequence[Task],
-    budget: BudgetConfig,
+    budgets: Mapping[str, BudgetConfig],
     config: GrpoConfig,
     select: Select,
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    meter: Meter | None = None,
 ) -> list[Task]:
     """Prompts to train on, chosen by what comes of ``tries`` at each of the first ``tried_prompts`` (section 4.2); with
-    0 tries all of them. May be none, where a policy always succeeds or never."""
+    0 tries all of them. May be none, where a policy always succeeds or never. ``meter`` is told what the tries cost."""
     if not config.tries:
         return list(prompts)
     tasks = list({task.prompt: task for task in prompts}.values())[: config.tried_prompts]
@@ -52,11 +56,12 @@ def chosen_prompts(
         domains,
         [task for task in tasks for _ in range(config.tries)],
         policy,
-        {tasks[0].domain: budget},
+        budgets,
         config.temperature,
         derive(seed, "tries"),
         progress,
     )
+    (meter or Meter()).forward("tries", policy.checkpoint.model, tokens_of(rolled))
     groups = [rolled[i : i + config.tries] for i in range(0, len(rolled), config.tries)]
     alive = [[t for t in group if t.status is not Status.ABORTED] for group in groups]
     return select([group for group in alive if group], config.kept_prompts)
@@ -67,7 +72,7 @@ def reinforce(
     reference: PreTrainedModel,
     domains: Mapping[str, Domain],
     prompts: Sequence[Task],
-    budget: BudgetConfig,
+    budgets: Mapping[str, BudgetConfig],
     config: GrpoConfig,
     advantage: Advantage,
     seed: int,
@@ -76,10 +81,16 @@ def reinforce(
     router: RouterConfig = UNTOUCHED,
     collapsed: Callable[[int], bool] = lambda iteration: False,
     first_step: int = 0,
+    meter: Meter | None = None,
+    flops: float = math.inf,
 ) -> dict[str, float]:
-    """Train the policy's model in place on one domain's prompts; ``domains`` is by world, ``reference`` is the frozen
-    model of the KL term. Every ``validate_every`` iterations ``collapsed`` is asked whether to stop. Curves begin at
-    ``first_step``.
+    """Train the policy's model in place on prompts, in turn of each of their domains; ``domains`` is by world,
+    ``budgets`` by domain, ``reference`` is the frozen model of the KL term. Every ``validate_every`` iterations
+    ``collapsed`` is asked whether to stop. Curves begin at ``first_step``; where there are several domains, they have
+    figures of each (NAME@DOMAIN) beside those of all.
+
+    ``meter`` is told what is spent on rollout, reference and update; with the iteration in which it reaches ``flops``
+    training ends.
 
     Dynamic sampling: a group whose advantages are all zero teaches nothing and is left out of the update. ABORTED
     samples take no part, TRUNCATED ones count as failures. After ``dead_stop`` iterations in a row in which no group
@@ -88,12 +99,12 @@ def reinforce(
     Raises:
         ValueError: a reward is not finite.
     """
-    model = policy.checkpoint.model
+    model, meter = policy.checkpoint.model, meter or Meter()
     optimizer = Optimizer(model, config.optim, config.iterations * config.updates)
     experts = Experts(model, router)
     policy.records_experts = router.replay
-    name = prompts[0].domain
-    stream = prompt_stream(prompts, derive(seed, "prompts"))
+    names = list(dict.fromkeys(task.domain for task in prompts))
+    stream = in_turn(prompts, names, derive(seed, "prompts"))
     figures: dict[str, float] = {}
     barren = 0
     for iteration in range(config.iterations):
@@ -103,11 +114,16 @@ def reinforce(
             domains,
             [task for task in tasks for _ in range(config.group)],
             policy,
-            {name: budget},
+            budgets,
             config.temperature,
             derive(seed, "rollout", iteration),
         )
-        figures = {key.split("@")[0]: value for key, value in rollout_figures(name, rolled).items()}
+        meter.forward("rollout", model, tokens_of(rolled))
+        figures = {key.split("@")[0]: value for key, value in rollout_figures("", rolled).items()}
+        for name in names if len(names) > 1 else ():
+            mine = [t for t in rolled if t.task.domain == name]
+            if mine:
+                figures |= rollout_figures(name, mine) | {f"reward@{name}": sum(map(outcome, mine)) / len(mine)}
         trained: list[Trajectory] = []
         advantages: list[float] = []
         dead = 0
@@ -115,7 +131,8 @@ def reinforce(
             group = [t for t in rolled[start : start + config.group] if t.status is not Status.ABORTED]
             values = advantage(group) if group else torch.zeros(0)
             if not torch.isfinite(values).all():
-                raise ValueError(f"teach.{name}: a reward of task {group[0].task.id} is not finite: {values.tolist()}")
+                task = group[0].task
+                raise ValueError(f"grpo: a reward of task {task.id} of {task.domain} is not finite: {values.tolist()}")
             if not values.any():
                 dead += 1
                 if config.dynamic_sampling:
@@ -133,17 +150,22 @@ def reinforce(
             figures |= _update(
                 optimizer, model, experts, reference, policy.never, trained, advantages, config, order, machine
             )
+            meter.forward("reference", reference, tokens_of(trained))
+            meter.trained("update", model, tokens_of(trained))
         curves, worst = experts.health()
         figures |= worst
         log.tokens(sum(len(t.ids) for t in rolled))
         log.metrics(first_step + iteration, **figures, **curves)
-        log.progress(
-            iteration + 1, config.iterations, f"grpo reward {figures['reward']:.2f}, dead {dead}/{config.prompts}"
-        )
+        done, total = iteration + 1, config.iterations
+        if flops < math.inf:
+            done, total = round(min(meter.flops, flops) / flops * 100), 100
+        log.progress(done, total, f"grpo reward {figures['reward']:.2f}, dead {dead}/{config.prompts}")
         barren = barren + 1 if dead == config.prompts else 0
         if barren == config.dead_stop:
             why = f"ended: {barren} iterations in a row without a group of unlike rewards (grpo.dead_stop)"
-            log.progress(iteration + 1, config.iterations, why)
+            log.progress(done, total, why)
+            break
+        if meter.flops >= flops:
             break
         model.eval()
         last = iteration + 1 == config.iterations
@@ -153,6 +175,14 @@ def reinforce(
     model.eval()
     policy.records_experts = False
     return figures
+
+
+def in_turn(prompts: Sequence[Task], names: Sequence[str], seed: int) -> Iterator[Task]:
+    """Endless tasks, one of each domain in turn; of a domain as ``prompt_stream`` has them."""
+    streams = [prompt_stream([task for task in prompts if task.domain == name], seed) for name in names]
+    while True:
+        for stream in streams:
+            yield next(stream)
 
 
 def _update(

@@ -15,11 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from transformers import PreTrainedModel
 
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.config import MachineConfig
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.seeds import rng
+from openhorizon.train.compute import tokens_of
+from openhorizon.train.merging import mean_weights
 from openhorizon.train.scores import TeacherScores, Wanted, score
 
 Teachers = Mapping[str, Checkpoint]
@@ -37,12 +40,7 @@ class Router:
     def __init__(
         self, student: Checkpoint, teachers: Sequence[Teacher], domains: Sequence[str], routing: str, seed: int
     ) -> None:
-        own = {teacher.domain: teacher.checkpoint for teacher in teachers}
-        for domain in domains:
-            if domain not in own:
-                raise ValueError(f"distill: domain {domain!r} has no teacher; there are {', '.join(sorted(own))}")
-            _check_fit(student, own[domain], domain)
-        self.routes = ROUTINGS[routing]({domain: own[domain] for domain in domains}, seed)
+        self.routes = ROUTINGS[routing](by_domain(student, teachers, domains), seed)
 
     def score(
         self, trajectories: Sequence[Trajectory], wanted: Wanted, invalid_V: torch.Tensor, machine: MachineConfig
@@ -56,9 +54,10 @@ class Router:
             results.update(zip(mine, scored, strict=True))
         return [results[i] for i in range(len(trajectories))]
 
-    def read(self, trajectories: Sequence[Trajectory]) -> int:
-        """Tokens that the teachers read to score these."""
-        return sum(len(t.ids) * len(self.routes[t.task.domain]) for t in trajectories)
+    def read(self, trajectories: Sequence[Trajectory]) -> list[tuple[PreTrainedModel, int]]:
+        """How many tokens each teacher reads to score these; one that several domains share is there several times."""
+        tokens = {name: tokens_of(t for t in trajectories if t.task.domain == name) for name in self.routes}
+        return [(teacher.model, tokens[name]) for name, teachers in self.routes.items() for teacher in teachers]
 
 
 def hard(teachers: Teachers, seed: int) -> Routes:
@@ -83,16 +82,9 @@ def shuffled(teachers: Teachers, seed: int) -> Routes:
 
 def merged(teachers: Teachers, seed: int) -> Routes:
     """Each domain the same, with the mean of every weight (Wortsman et al. 2022, "Model soups", arXiv 2203.05482)."""
-    first, *others = teachers.values()
-    weights = {name: value.clone() for name, value in first.model.state_dict().items()}
-    for domain, other in zip(list(teachers)[1:], others, strict=True):
-        theirs = other.model.state_dict()
-        if {n: v.shape for n, v in theirs.items()} != {n: v.shape for n, v in weights.items()}:
-            raise ValueError(f"distill.routing: merged needs teachers of one shape; that of {domain!r} is another")
-        for name, value in weights.items():
-            value += theirs[name]
+    first = next(iter(teachers.values()))
     model = copy.deepcopy(first.model)
-    model.load_state_dict({name: value / len(teachers) for name, value in weights.items()})
+    model.load_state_dict(mean_weights({domain: teacher.model for domain, teacher in teachers.items()}))
     names = "+".join(teacher.hash for teacher in teachers.values())
     soup = replace(first, model=model.requires_grad_(False), hash=hashlib.sha256(names.encode()).hexdigest())
     return dict.fromkeys(teachers, (soup,))
@@ -106,16 +98,31 @@ ROUTINGS: dict[str, Callable[[Teachers, int], Routes]] = {
 }
 
 
+def by_domain(student: Checkpoint, teachers: Sequence[Teacher], domains: Sequence[str]) -> dict[str, Checkpoint]:
+    """The teacher of each of ``domains``, in their order.
+
+    Raises:
+        ValueError: a domain without a teacher, a teacher whose tokenizer or vocabulary is not the student's, or that is
+            the student.
+    """
+    own = {teacher.domain: teacher.checkpoint for teacher in teachers}
+    for domain in domains:
+        if domain not in own:
+            raise ValueError(f"domain {domain!r} has no teacher; there are {', '.join(sorted(own))}")
+        _check_fit(student, own[domain], domain)
+    return {domain: own[domain] for domain in domains}
+
+
 def _check_fit(student: Checkpoint, teacher: Checkpoint, domain: str) -> None:
     theirs, ours = teacher.tokenizer.get_vocab(), student.tokenizer.get_vocab()
     if theirs != ours:
         differ = len(set(theirs.items()) ^ set(ours.items()))
         raise ValueError(
-            f"distill: the teacher of {domain!r} has another vocabulary than the student: {len(theirs)} tokens "
+            f"the teacher of {domain!r} has another vocabulary than the student: {len(theirs)} tokens "
             f"against {len(ours)}, {differ} entries differ; train it from the same base"
         )
     width, own = teacher.model.config.vocab_size, student.model.config.vocab_size
     if width != own:
-        raise ValueError(f"distill: the teacher of {domain!r} has {width} logits, the student {own}")
+        raise ValueError(f"the teacher of {domain!r} has {width} logits, the student {own}")
     if {id(p) for p in teacher.model.parameters()} & {id(p) for p in student.model.parameters()}:
-        raise ValueError(f"distill: the teacher of {domain!r} is the student: they share weights")
+        raise ValueError(f"the teacher of {domain!r} is the student: they share weights")

@@ -13,6 +13,7 @@ from openhorizon.config import MachineConfig, OptimConfig, RouterConfig
 from openhorizon.losses.chunked import by_chunks
 from openhorizon.losses.nll import nll
 from openhorizon.seeds import rng
+from openhorizon.train.compute import Meter, tokens_of
 from openhorizon.train.experts import UNTOUCHED, Experts
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import (
@@ -37,9 +38,11 @@ def fit(
     prefix: str = "",
     router: RouterConfig = UNTOUCHED,
     first_step: int = 0,
+    meter: Meter | None = None,
 ) -> dict[str, float]:
     """Train ``model`` in place for ``tokens`` tokens (epochs as needed, each reshuffled). Returns the run's figures;
-    their names and those of curves, which begin at ``first_step``, have ``prefix``.
+    their names and those of curves, which begin at ``first_step``, have ``prefix``. ``meter`` is told what the updates
+    cost.
 
     Raises:
         ValueError: there is nothing to train on, or the loss is not finite.
@@ -49,24 +52,24 @@ def fit(
     steps = max(round(tokens / optim.batch_tokens), 1)
     optimizer = Optimizer(model, optim, steps)
     experts = Experts(model, router)
-    batches = _batches(trajectories, optim.batch_tokens, seed)
+    stream, meter = batches(trajectories, optim.batch_tokens, seed), meter or Meter()
     model.train()
     seen, recent, worst = 0, 0.0, dict[str, float]()
     for step in range(steps):
-        batch = next(batches)
+        batch = next(stream)
         result = optimizer.step(losses(model, batch, machine, experts))
         if experts.due(step, steps):
             curves, worst = experts.health()
             result |= curves
-        tokens_now = sum(len(t.ids) for t in batch)
+        tokens_now = tokens_of(batch)
+        meter.trained("update", model, tokens_now)
         seen += tokens_now
         recent = result["loss"] if step == 0 else 0.9 * recent + 0.1 * result["loss"]
         log.tokens(tokens_now)
         log.metrics(first_step + step, **{f"{prefix}{name}": value for name, value in result.items()})
         log.progress(step + 1, steps, f"{prefix}loss {recent:.3f}, {seen / 1e6:.2f}M tokens")
     model.eval()
-    epoch_tokens = sum(len(t.ids) for t in trajectories)
-    figures = {"final_loss": recent, "steps": steps, "epochs": seen / epoch_tokens} | worst
+    figures = {"final_loss": recent, "steps": steps, "epochs": seen / tokens_of(trajectories)} | worst
     return {f"{prefix}{name}": value for name, value in figures.items()}
 
 
@@ -76,7 +79,7 @@ def losses(
     """The mean NLL over the batch's trainable tokens (and the routers' auxiliary losses), in parts that add up to it:
     one micro-batch's graph at a time."""
     head, experts = output_layer(model, machine), experts or Experts(model, UNTOUCHED)
-    update_tokens = sum(len(trajectory.ids) for trajectory in batch)
+    update_tokens = tokens_of(batch)
     trainable = sum(trained_tokens(trajectory) for trajectory in batch)
     for part in micro_batches(batch, machine.micro_tokens):
         packed = pack_trajectories(model, [batch[i] for i in part], machine)
@@ -101,7 +104,7 @@ def sizes(demonstrations: Sequence[Trajectory], samples: Sequence[Trajectory]) -
     }
 
 
-def _batches(trajectories: Sequence[Trajectory], batch_tokens: int, seed: int) -> Iterator[list[Trajectory]]:
+def batches(trajectories: Sequence[Trajectory], batch_tokens: int, seed: int) -> Iterator[list[Trajectory]]:
     """Endless shuffled batches of about ``batch_tokens`` tokens; every domain and horizon mixed."""
     batch: list[Trajectory] = []
     size, epoch = 0, 0

@@ -1,0 +1,27 @@
+"""Task arithmetic: θ_sft + λ Σ_d (θ_d − θ_sft) (Ilharco et al. 2023, arXiv 2212.04089).
+
+λ is the one of ``baselines.arithmetic.scales`` that does best on validation tasks over all domains; of equals, the
+first. Trying them is all that it spends.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+from openhorizon.train.baselines.given import Given, Made, success
+from openhorizon.train.kept import Kept
+from openhorizon.train.merging import task_arithmetic
+
+
+def run(given: Given) -> Made:
+    """Raises ``ValueError`` where the teachers and the SFT model are not of one shape."""
+    origin = copy.deepcopy(given.start.model)
+    models = {name: teacher.model for name, teacher in given.teachers().items()}
+    kept = Kept(given.start.model, lambda name: success(given, given.start, name), math.inf)
+    for scale in given.config.arithmetic.scales:
+        given.start.model.load_state_dict(task_arithmetic(origin, models, scale))
+        kept.offer(f"scale_{scale:g}")
+    kept.restore()
+    found = {f"validation_{name}": solved for name, solved in kept.found.items()}
+    return given.start, {**found, "kept": kept.name}

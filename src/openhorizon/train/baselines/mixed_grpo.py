@@ -1,0 +1,45 @@
+"""One GRPO over the prompts of all domains, in turn, from the SFT model, until the FLOPs of distillation are spent.
+
+The reward is the outcome and a share of the process score in every domain. As with a teacher, the state is kept that
+solves most validation tasks, among them the start; what looking costs is spent, too.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from openhorizon.domains.base import Task
+from openhorizon.model.sampler import local_policy
+from openhorizon.seeds import derive
+from openhorizon.train.baselines.given import Given, Made, success
+from openhorizon.train.kept import Kept
+from openhorizon.train.reinforcement import chosen_prompts, reinforce
+from openhorizon.train.teachers.phases import mixed, normalised, outcome
+
+
+def run(given: Given) -> Made:
+    """Raises ``ValueError`` where no prompt is short enough, or none has mixed outcomes where these are asked for."""
+    block, policy = given.config.mixed_grpo, local_policy(given.start, given.machine)
+    kept = Kept(given.start.model, lambda name: success(given, given.start, name), block.grpo.stop_drop)
+    kept.offer("start")
+    prompts = list[Task]()
+    for name, tasks in given.prompts.items():
+        short = [task for task in tasks if task.horizon <= block.grpo.max_horizon]
+        if short:
+            seed = derive(given.seed, "tries", name)
+            prompts += chosen_prompts(
+                policy, given.worlds, short, given.budgets, block.grpo, mixed, seed, meter=given.meter
+            )
+    if not prompts:
+        raise ValueError(f"baselines.mixed_grpo.grpo.max_horizon={block.grpo.max_horizon}: no prompts to train on")
+    advantage = normalised(lambda t: outcome(t) + block.process_weight * t.verdict.score)
+    reference = copy.deepcopy(given.start.model).requires_grad_(False)
+    figures = reinforce(
+        policy, reference, given.worlds, prompts, given.budgets, block.grpo, advantage, given.seed, given.machine,
+        given.log, given.routers, lambda iteration: kept.offer(f"grpo_{iteration}"), meter=given.meter,
+        flops=given.flops,
+    )  # fmt: skip
+    kept.offer("grpo")
+    kept.restore()
+    found = {f"validation_{name}": solved for name, solved in kept.found.items()}
+    return given.start, {**figures, **found, "kept": kept.name}
