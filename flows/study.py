@@ -70,16 +70,17 @@ def run(cells: Sequence[plan.Cell]) -> list[Keyed]:
     slots: Slots | None = None
     made: dict[str, PrefectFuture[Outcome]] = {}  # a key → the stage that makes it
     runners, futures, keyed = list[Runner](), list[PrefectFuture[Outcome]](), list[Keyed]()
-    graphs: dict[tuple[str, ...], tuple[pipeline.Graph, dict[str, tuple[str, ...]]]] = {}
+    graphs: dict[tuple[tuple[str, ...], ...], tuple[pipeline.Graph, dict[str, tuple[str, ...]]]] = {}
     try:
         for i, cell in enumerate(cells):
             with Progress(f"study {cell.study}", f"cell {i + 1} of {len(cells)}: {cell.name}"):
                 workspace.make(cell, ROOT)
                 settings = plan.settings(cell)
-                if settings.domains not in graphs:  # the same dvc.yaml everywhere: domains alone decide its stages
-                    graphs[settings.domains] = pipeline.graph(cell.folder), pipeline.read_params(cell.folder)
+                fans = settings.domains, settings.baselines.run  # the same dvc.yaml everywhere: these decide its stages
+                if fans not in graphs:
+                    graphs[fans] = pipeline.graph(cell.folder), pipeline.read_params(cell.folder)
                 stale = pipeline.stale(cell.folder)
-            graph, params = graphs[settings.domains]
+            graph, params = graphs[fans]
             slots = slots or Slots(settings.machine.stages)
             stages = plan.stages_of(cell, graph)
             keys = plan.keys(stages, graph, params, yaml.safe_load(cell.params))

@@ -27,7 +27,7 @@ from openhorizon.report.claims import Claim, read_claims, read_figures, write_cl
 from openhorizon.report.figures import Figure, Line, Panel
 from openhorizon.seeds import rng
 from openhorizon.study import plan, workspace
-from openhorizon.study.results import Evidence, Result, analysis_of, difference, success
+from openhorizon.study.results import Evidence, Result, analysis_of, contrast, difference, success
 from openhorizon.train.padding import padded
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,8 +48,8 @@ def params() -> dict[str, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_of_the_project_is_valid_in_every_size(name: str, graph: pipeline.Graph) -> None:
-    study = plan.read(name, ROOT)
+def test_every_study_of_the_project_is_valid_in_every_size(name: str) -> None:
+    study, words = plan.read(name, ROOT), yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].keys()
     assert plan.SHORT in study.sizes, "the tests run a short form"
     analysis_of(name, ROOT)
     for size in study.sizes:
@@ -59,7 +59,7 @@ def test_every_study_of_the_project_is_valid_in_every_size(name: str, graph: pip
             values = yaml.safe_load(cell.params)
             assert values["seed"] == cell.seed
             assert all(machine["threads"] <= 1 or machine["stages"] == 1 for machine in values["machines"].values())
-            assert {need.partition("@")[0] for need in cell.needs} <= {stage.partition("@")[0] for stage in graph}
+            assert {need.partition("@")[0] for need in cell.needs} <= words
 
 
 def write(root: Path, text: str) -> None:
@@ -183,6 +183,17 @@ def _domain(stage: str) -> str:
     return target if target not in ("base", "sft", "student") else ""
 
 
+def test_a_need_may_be_all_stages_of_a_word(tmp_path: Path) -> None:
+    cell = replace(plan.cells(plan.read("recover", ROOT), "laptop", 1, ROOT)[0], folder=tmp_path)
+    workspace.make(cell, ROOT)
+    graph = pipeline.graph(tmp_path)
+    stages = plan.stages_of(cell, graph)
+    every = {stage for stage in graph if stage.startswith(("evaluate-teacher@", "evaluate-baseline@"))}
+    assert len(every) == 12 and every <= set(stages) and cell.seed == 10
+    with pytest.raises(ValueError, match=r"arm seen: dvc\.yaml has no stage 'evaluate@nobody'"):
+        plan.stages_of(replace(cell, needs=("evaluate@nobody",)), graph)
+
+
 def test_a_workspace_is_a_project_of_the_same_stages(tmp_path: Path, graph: pipeline.Graph) -> None:
     cell = replace(plan.cells(plan.read("objective", ROOT), "short", 1, ROOT)[0], folder=tmp_path / "deep" / "cell")
     workspace.make(cell, ROOT)
@@ -255,6 +266,17 @@ def test_arms_are_compared_on_the_tasks_that_both_were_judged_on() -> None:
     assert mean and mean.value == pytest.approx(((2 / 3 + 0) / 2 + 1.0) / 2)
     with pytest.raises(ValueError, match="no task in common"):
         difference({0: a[0]}, {2: b[2]}, ("sft", "sft"))
+
+
+def test_a_contrast_is_a_weighted_sum_on_the_tasks_of_all() -> None:
+    """Each teacher stands for its own domain; student - SFT - 0.8 (teachers - SFT), by hand."""
+    told = {"sft": "x10 x20 y10", "student": "x11 x21 y10", "teacher@x": "x11 x21 x31", "teacher@y": "y11"}
+    records = {model: [record(t[:2], t[0], 8, t[2] == "1") for t in said.split()] for model, said in told.items()}
+    results = {0: Result("a", 0, Path("nowhere"), records, None, None, None, 1.0)}
+    tested, pairs = contrast(results, {"student": 1.0, "sft": -0.2, "teacher": -0.8})
+    assert pairs == 3 and tested.value == pytest.approx(((1 - 0.8 + 1 - 0.8) / 2 + (0 - 0.8)) / 2)
+    with pytest.raises(ValueError, match="all of base"):
+        contrast({0: replace(results[0], records={"base": []})}, {"base": 1.0})
 
 
 # ---- controls of the horizon study
@@ -371,3 +393,30 @@ def test_horizon_claims_need_twenty_points_and_intervals_apart(tmp_path: Path) -
 def test_the_committed_params_have_the_options_off() -> None:
     config = load(ROOT / PARAMS_FILE)
     assert (config.sft.max_horizon, config.sft.padding, config.distill.shares) == (None, 0, None)
+
+
+def test_recover_says_what_is_recovered_and_what_beats_it(tmp_path: Path) -> None:
+    found = evidence("recover", {"private": 0.0}, tmp_path)
+    skill = {
+        "sft": 0.3,
+        "student": 0.62,
+        "teacher@x": 0.7,
+        "teacher@y": 0.7,
+        "baseline@seqkd": 0.8,
+        "baseline@average": 0.2,
+    }
+    results = []
+    for seed in range(3):
+        records = {}
+        for model, share in skill.items():
+            draw = rng(seed, "arms")
+            tasks = {f"{d}{i}": draw.random() < share for d in "xy" for i in range(150)}
+            own = model.partition("@")[2] if model.startswith("teacher@") else ""
+            records[model] = [record(t, t[0], 8, ok, seed) for t, ok in tasks.items() if own in ("", t[0])]
+        results.append(Result("private", seed, tmp_path, records, None, None, None, 1.0))
+    claims, figures = analysis_of("recover", ROOT)(replace(found, results=results))
+    said = {claim.id.removeprefix("recover/private/"): claim for claim in claims}
+    assert said.keys() == {"headroom", "share", "seqkd", "average"} and figures.keys() == {"recover-private"}
+    assert said["headroom"].holds and said["average"].holds
+    assert said["seqkd"].holds is False, "a baseline that wins is the finding"
+    assert "in macro" in said["share"].takeaway and said["share"].effect == pytest.approx(0.32 - 0.8 * 0.4, abs=0.06)

@@ -1,7 +1,7 @@
 """A study: a question, the arms that answer it, and how large it is. Read from ``studies/NAME/study.yaml``.
 
     question: …            paper_section: "2.3"
-    needs: [evaluate@student]      # stages of dvc.yaml; what they read is run, too
+    needs: [evaluate@student]      # stages of dvc.yaml, @* for all of a word; what they read is run, too
     arms:
       hard: {changes: {}}          # over the profile, as a profile is over base.yaml
       shuffled: {changes: {distill: {routing: shuffled}}, needs: [evaluate@student]}
@@ -40,6 +40,7 @@ class Arm:
 class Size:
     profile: str
     seeds: int
+    first_seed: int  # other than those that settings were chosen on
     changes: Mapping[str, Any]
     arms: Mapping[str, Mapping[str, Any]]  # which there are → what each changes in this size
 
@@ -97,7 +98,7 @@ def read(name: str, root: Path) -> Study:
 
 
 def cells(study: Study, size: str, seeds: int | None, root: Path) -> list[Cell]:
-    """Every arm with every seed (0, 1, …), seed by seed, so that an early end leaves whole comparisons.
+    """Every arm with every seed, seed by seed, so that an early end leaves whole comparisons.
 
     Raises:
         ValueError: no such size, no seed, or an arm whose params.yaml is refused.
@@ -126,7 +127,7 @@ def cells(study: Study, size: str, seeds: int | None, root: Path) -> list[Cell]:
             params=re.sub(r"^seed: .*$", f"seed: {seed}", text, count=1, flags=re.MULTILINE),
             needs=study.arms[name].needs,
         )
-        for seed in range(count)
+        for seed in range(wanted.first_seed, wanted.first_seed + count)
         for name, text in texts.items()
     ]
 
@@ -152,12 +153,13 @@ def _arm(raw: Any, where: str, needs: tuple[str, ...]) -> Arm:
 
 
 def _size(raw: Any, where: str, arms: Mapping[str, Arm]) -> Size:
-    block = _block(raw, where, {"profile": str, "seeds": int, "changes": dict}, {"arms": dict})
+    block = _block(raw, where, {"profile": str, "seeds": int, "changes": dict}, {"arms": dict, "first_seed": int})
     own = block.get("arms", dict.fromkeys(arms))
     for name in own:
         if name not in arms:
             raise ValueError(f"{where}.arms: unknown arm {name!r}; known are {', '.join(arms)}")
-    return Size(block["profile"], block["seeds"], block["changes"], {name: own[name] or {} for name in own})
+    own = {name: changes or {} for name, changes in own.items()}
+    return Size(block["profile"], block["seeds"], block.get("first_seed", 0), block["changes"], own)
 
 
 def _block(raw: Any, where: str, required: Mapping[str, type], optional: Mapping[str, type] | None = None) -> Any:
@@ -182,7 +184,8 @@ def stages_of(cell: Cell, graph: pipeline.Graph) -> list[str]:
     Raises:
         ValueError: a need is no stage of dvc.yaml.
     """
-    for need in cell.needs:
+    needs = [stage for need in cell.needs for stage in _named(need, graph)]
+    for need in needs:
         if need not in graph:
             raise ValueError(f"study {cell.study}, arm {cell.arm}: dvc.yaml has no stage {need!r}")
     ordered: list[str] = []
@@ -193,9 +196,16 @@ def stages_of(cell: Cell, graph: pipeline.Graph) -> list[str]:
         if stage not in ordered:
             ordered.append(stage)
 
-    for need in cell.needs:
+    for need in needs:
         visit(need)
     return ordered
+
+
+def _named(need: str, graph: pipeline.Graph) -> list[str]:
+    """``evaluate-teacher@*`` is every stage of that word; any other name is itself."""
+    word, _, target = need.partition("@")
+    every = sorted(stage for stage in graph if stage.startswith(f"{word}@"))
+    return every if target == "*" and every else [need]
 
 
 def keys(

@@ -26,6 +26,7 @@ from openhorizon.study.workspace import cost, evaluated
 # scores it (2) and trains on it (6). A teacher's tokens are taken as trained on; GRPO's decoding is not counted apart.
 FLOPS = {"base": 6, "sft": 6, "teach": 6, "distill": 10, "baseline": 6}
 ALPHA = 0.05
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def load(root: Path, cell: Cell, keys: Mapping[str, str]) -> Result:
     artifacts = cell.folder / "artifacts"
     records = {
         evaluated(stage): read_records(require(artifacts / "evaluate" / evaluated(stage) / "records.parquet"))
-        for stage in cell.needs
+        for stage in keys
         if stage.startswith("evaluate")
     }
     active = float(read_json(artifacts / "base" / "metrics.json")["parameters_active"])
@@ -229,6 +230,38 @@ def difference(
         raise ValueError("two arms have no task in common: their data differ")
     pairs = sum(len(x) for domains in values.values() for x in domains.values())
     return nested_mean(values, derive(0, "study", *models)), pairs
+
+
+def contrast(
+    results: Mapping[int, Result], weights: Mapping[str, float], keep: Callable[[Record], bool] = lambda record: True
+) -> tuple[Tested, int]:
+    """The weighted sum of several models' outcomes on a task, such as a student's lead less four fifths of the
+    teachers', over the tasks that all were judged on. A model ``teacher`` is each domain's own.
+
+    Raises:
+        ValueError: no such task.
+    """
+    values: dict[int, dict[str, list[float]]] = {}
+    for seed, result in sorted(results.items()):
+        found = {model: _outcomes_of(result, model, keep) for model in weights}
+        for domain in sorted(set.intersection(*(set(of) for of in found.values()))):
+            shared = sorted(set.intersection(*(set(of[domain]) for of in found.values())))
+            if shared:
+                sums = [
+                    sum(weight * found[model][domain][task] for model, weight in weights.items()) for task in shared
+                ]
+                values.setdefault(seed, {})[domain] = sums
+    if not values:
+        raise ValueError(f"no task on which all of {', '.join(weights)} were judged")
+    pairs = sum(len(x) for domains in values.values() for x in domains.values())
+    return nested_mean(values, derive(0, "study", *weights)), pairs
+
+
+def _outcomes_of(result: Result, model: str, keep: Callable[[Record], bool]) -> dict[str, dict[str, float]]:
+    if model != TEACHER:
+        return outcomes(result, model, keep)
+    teachers = [name for name in result.records if name.startswith(f"{TEACHER}@")]
+    return {domain: tasks for name in teachers for domain, tasks in outcomes(result, name, keep).items()}
 
 
 def judged(direction: float, p: float) -> bool | None:
