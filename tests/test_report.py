@@ -344,7 +344,7 @@ def test_claims_of_studies_have_a_section_with_their_figure(config: Config, text
     Reader(made)
     section = made[made.index('<section id="studies">') : made.index('<section id="reproduce">')]
     assert section.count("<svg") == 1 and "some study: The first question." in section
-    words = [found for found in re.findall(r"<li><b[^>]*>([^<]+)</b>", section)]
+    words = re.findall(r"<li><b[^>]*>([^<]+)</b>", section)
     assert words == ["Holds", "Does not hold", "Cannot tell"]
     assert "What to take away." in section and "all else equal" in section and "<script" not in section
 
