@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,37 +92,43 @@ class Runner:
     stale: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     alone: Collection[str] = ()  # stages that take the whole machine
+    slots: Slots | None = None  # that several projects share; None: its own
+    first_rank: int = 0  # of its first stage among those of all projects
+    prefix: str = ""  # of what is printed
+    ran: Callable[[str], None] | None = None  # told of a stage that ran and ended well
 
     def __post_init__(self) -> None:
         self.asked: list[str] = []
         self.outcomes: dict[str, tuple[Outcome, float]] = {}
         self._pending = affected(self.graph, list(self.stale))
-        self._slots = Slots(self.at_once)
+        self._slots = self.slots or Slots(self.at_once)
         self._children: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._ending = False
 
     def submit(self, stage: str, after: Sequence[PrefectFuture[Outcome]]) -> PrefectFuture[Outcome]:
-        """Start ``stage`` once everything in ``after`` has succeeded."""
+        """Start ``stage`` once everything in ``after`` has succeeded. Several, parted by spaces, are one process of
+        DVC: for stages that are expected to come from its cache."""
         self.asked.append(stage)
-        named = run_stage.with_options(task_run_name=stage)
+        named = run_stage.with_options(task_run_name=self._said(stage))
         return named.submit(stage=stage, run=self.run, wait_for=list(after), return_state=False)
 
     def run(self, stage: str) -> Outcome:
         """Bring one stage up to date; raises ``StageFailed``."""
-        if stage not in self._pending:
-            say(f"{stage}: up to date")
+        said = self._said(stage)
+        if not self._pending.intersection(stage.split()):
+            say(f"{said}: up to date")
             return self._settle(stage, "up to date", 0.0)
-        rank = self.asked.index(stage) if stage in self.asked else 0
+        rank = self.first_rank + (self.asked.index(stage) if stage in self.asked else 0)
         with self._slots.hold(rank, alone=stage in self.alone):
             began = time.monotonic()
             code, lines = self._repro(stage)
         seconds = time.monotonic() - began
         if self._ending:
-            raise StageFailed(f"{stage}: ended")
+            raise StageFailed(f"{said}: ended")
         if code:
             self._settle(stage, "failed", seconds)
-            reason = f"{stage}: {explain(lines)}"
+            reason = f"{said}: {explain(lines)}"
             say(reason)
             raise StageFailed(reason)
         outcome: Outcome = "done"
@@ -130,7 +136,9 @@ class Runner:
             outcome = "up to date"
         elif any("is cached - skipping run" in line for line in lines):
             outcome = "restored"
-        say(f"{stage}: {outcome} in {seconds:.1f} s")
+        if outcome == "done" and self.ran:
+            self.ran(stage)
+        say(f"{said}: {outcome} in {seconds:.1f} s")
         return self._settle(stage, outcome, seconds)
 
     def end(self) -> None:
@@ -147,7 +155,7 @@ class Runner:
             _signal_group(child, signal.SIGKILL)  # whatever of the group outlived dvc, too
 
     def _repro(self, stage: str) -> tuple[int, list[str]]:
-        arguments = ["-m", "openhorizon.process", "--wait-for-lock", "repro", "--single-item", stage]
+        arguments = ["-m", "openhorizon.process", "--wait-for-lock", "repro", "--single-item", *stage.split()]
         with self._lock:
             if self._ending:
                 return 1, []
@@ -165,13 +173,18 @@ class Runner:
             self._children.add(child)
         try:
             assert child.stdout is not None
-            with Progress(stage, "started", live=False, silence_s=QUIET_S) as shown:
-                lines = _stream(stage, child.stdout, shown)
+            said = self._said(stage)
+            with Progress(said, "started", live=False, silence_s=QUIET_S) as shown:
+                lines = _stream(stage, said, child.stdout, shown)
             return child.wait(), lines
         finally:
             _signal_group(child, signal.SIGKILL)
             with self._lock:
                 self._children.discard(child)
+
+    def _said(self, stage: str) -> str:
+        several = len(stage.split())
+        return self.prefix + (f"{several} shared stages" if several > 1 else stage)
 
     def _settle(self, stage: str, outcome: Outcome, seconds: float) -> Outcome:
         self.outcomes[stage] = (outcome, seconds)
@@ -210,14 +223,14 @@ def explain(lines: Sequence[str]) -> str:
     return f"failed: {reason.removeprefix('openhorizon: ')}{f' ({hint})' if hint else ''}"
 
 
-def _stream(stage: str, output: IO[str], shown: Progress) -> list[str]:
-    """Print each line behind the stage's name as it comes; returns the last ones."""
+def _stream(stage: str, said: str, output: IO[str], shown: Progress) -> list[str]:
+    """Print each line behind ``said``, the stage's name here, as it comes; returns the last ones."""
     kept: deque[str] = deque(maxlen=40)
     for line in output:
         text = line.rstrip()
         kept.append(text)
         if text and not text.lstrip().startswith(_NOISE):
-            shown.relay(text if text.startswith(f"{stage}: ") else f"{stage}: {text}")
+            shown.relay(f"{said}: {text.removeprefix(f'{stage}: ')}")
     return list(kept)
 
 

@@ -153,6 +153,16 @@ def test_a_port_in_use(project: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert f"port {port}: in use" in refusal(capsys, "mlflow", "--port", str(port))
 
 
+def test_a_study_is_refused_before_anything_starts(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "study 'nothing': unknown; known are none" in refusal(capsys, "study", "nothing")
+    shutil.copytree(ROOT / "studies", project / "studies")
+    assert "known are conflict, efficiency, horizon" in refusal(capsys, "study", "nothing")
+    assert "no size 'h200'; known are laptop" in refusal(capsys, "study", "horizon", "--profile", "h200")
+    assert "leave out --profile" in refusal(capsys, "study", "horizon", "--short", "--profile", "laptop")
+    assert "-1 seeds" in refusal(capsys, "study", "horizon", "--short", "--seeds", "-1")
+    assert not (project / ".openhorizon").exists()
+
+
 def test_no_report_yet(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "results.json" in refusal(capsys, "report")
 

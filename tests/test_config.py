@@ -93,6 +93,8 @@ def test_a_wrong_type_is_named_with_its_path(
         ({"alarm": {"rho_drop": 0.1, "length_growth": 1, "stop": False}}, "distill.alarm.length_growth: 1"),
         ({"min_headroom": 5.0}, "distill.min_headroom: 5.0"),
         ({"support_loss": "sampled", "direction": "forward"}, "distill.direction: forward"),
+        ({"shares": {"search": 0}}, "distill.shares.search: 0.0 is no share"),
+        ({"shares": {"cooking": 0.5}}, "distill.shares.cooking: 0.5 is no share in (0, 1] of a domain"),
     ],
 )
 def test_a_distillation_that_cannot_be_is_named(
@@ -124,6 +126,22 @@ def test_a_baseline_that_cannot_be_is_named(
     for name in blocks:
         block = block[name]
     block[key] = value
+    assert said in refusal(tmp_path, params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"domains": ["cooking"]}, "sft.domains: 'cooking' is none of"),
+        ({"domains": []}, "sft.domains: empty"),
+        ({"padding": -1}, "sft.padding: -1"),
+        ({"max_horizon": "long"}, "sft.max_horizon: expected int, got 'long'"),
+    ],
+)
+def test_an_sft_that_cannot_be_is_named(
+    tmp_path: Path, params: dict[str, Any], changes: dict[str, Any], said: str
+) -> None:
+    params["sft"] |= changes
     assert said in refusal(tmp_path, params)
 
 

@@ -17,9 +17,10 @@ from openhorizon.artifacts import stage_dir, write_json
 from openhorizon.config import Config
 from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.model.sampler import LocalPolicy
-from openhorizon.stages import distill
+from openhorizon.stages import distill, sft
 from openhorizon.train.distillation import distil
 from openhorizon.train.router import Router
+from openhorizon.train.samples import off_policy, prompts_of
 
 
 @pytest.fixture
@@ -31,9 +32,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
         "tool_calling": (0.4, 0.5, 0.45, "sft"),
         "instruction": (0.7, 0.6, 0.6, "start"),
     }
-    for name, (start, sft, grpo, kept) in figures.items():
+    for name, (start, tuned, grpo, kept) in figures.items():
         stage_dir("teach", name).mkdir(parents=True)
-        values = {"validation_start": start, "validation_sft": sft, "validation_grpo": grpo, "kept": kept}
+        values = {"validation_start": start, "validation_sft": tuned, "validation_grpo": grpo, "kept": kept}
         write_json(stage_dir("teach", name) / "metrics.json", values)
     return laptop(tuple(figures))
 
@@ -90,6 +91,32 @@ def test_demonstrations_are_those_of_the_sft_within_horizon_and_budget(
         asked, budget=asked.budget | {"search": replace(asked.budget["search"], context_tokens=longest - 1)}
     )
     assert all(len(context.ids) < longest for one in distill.verified(tight, "search", student) for context in one)
+
+
+def test_a_domain_may_give_fewer_prompts(config: Config) -> None:
+    asked = replace(config.distill, prompts=24)
+    assert [prompts_of(asked, share) for share in (1.0, 0.5, 0.1, 0.001)] == [24, 12, 2, 1]
+    half = replace(asked, on_policy=0.5)
+    assert [sum(off_policy(half, i, count) for i in range(10)) for count in (24, 3)] == [120, 15]
+
+
+def test_sft_takes_the_first_demonstrations_that_are_short_enough(
+    config: Config, tiny: Callable[..., Checkpoint]
+) -> None:
+    mine = [
+        replace(t, task=replace(t.task, horizon=h))
+        for t, h in zip(demonstrations(tiny(), 6), (1, 5, 2, 1, 6, 3), strict=True)
+    ]
+    stage_dir("generate", "search").mkdir(parents=True)
+    write_trajectories(stage_dir("generate", "search") / "demonstrations.parquet", mine)
+
+    def horizons(longest: int | None, count: int) -> list[int]:
+        asked = replace(config, sft=replace(config.sft, max_horizon=longest, demonstrations=count))
+        return [t.task.horizon for t in sft.chosen(asked, "search")]
+
+    assert horizons(None, 4) == [1, 5, 2, 1] and horizons(3, 3) == [1, 2, 1] and horizons(3, 9) == [1, 2, 1, 3]
+    with pytest.raises(ValueError, match=r"sft\.max_horizon=0: no demonstration of search is that short"):
+        horizons(0, 3)
 
 
 def test_a_budget_smaller_than_a_prompt_is_refused_before_anything_is_trained(tiny: Callable[..., Checkpoint]) -> None:

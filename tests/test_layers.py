@@ -24,6 +24,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "train": {"agent", "domains", "model", "losses", "tracking"},  # tracking: the type of the log
     "bench": {"agent", "domains", "model", "losses"},
     "report": {"agent", "domains", "bench"},
+    "study": {"bench", "pipeline", "profiles", "report"},
     "progress": set(),
     "process": set(),
     "profiles": set(),
@@ -32,10 +33,10 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "stages": {"agent", "bench", "domains", "kag", "losses", "model", "pipeline", "report", "tracking", "train"},
     "export": {"model", "pipeline"},
     # kag: `show kag`; model: `doctor`
-    "cli": {"export", "kag", "model", "pipeline", "process", "profiles", "progress", "tracking"},
+    "cli": {"export", "kag", "model", "pipeline", "process", "profiles", "progress", "study", "tracking"},
     "__main__": {"cli"},
 }
-FLOWS_MAY_USE = {"cli", "config", "pipeline", "process", "profiles", "progress", "tracking"}
+FLOWS_MAY_USE = {"cli", "config", "pipeline", "process", "profiles", "progress", "study", "tracking"}
 ONLY_IN = {  # a package from outside → the only places that may import it
     "prefect": ("flows/",),
     "mlflow": ("src/openhorizon/tracking.py",),

@@ -27,6 +27,7 @@ from openhorizon.bench.heldout import Comparison, Row
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
 from openhorizon.domains.base import Task, Verdict
+from openhorizon.report.claims import Claim, write_claims
 from openhorizon.report.figures import Figure, Line, Panel, draw, running_mean
 from openhorizon.report.page import page, samples
 from openhorizon.report.results import comparisons, models, results, stages, table, verdicts
@@ -354,6 +355,26 @@ def test_data_section_shows_each_world(config: Config, text: str) -> None:
         "search,short text,630,0.0,,",
     ]  # fmt: skip
     assert "tool calling,prompts,3,4.0,," in unquote(drawn["data.csv"])
+
+
+def test_claims_of_studies_have_a_section_with_their_figure(config: Config, text: str) -> None:
+    assert 'id="studies"' not in text, "no study was run"
+    said = [
+        Claim(
+            f"s/{name}", f"{name} {EVIL}", "1", holds, 0.1, (0.05, 0.2), 0.01, 3, 60, None, None, "all else equal",
+            f"reports/studies/{name}.svg", "What to take away.", "some_study", "laptop", "c",
+        )
+        for name, holds in (("first", True), ("second", False), ("third", None))
+    ]  # fmt: skip
+    panel = Panel("t", "x", (Line("arm", "blue", [1], [0.5], [0.4], [0.6]),), "points", True)
+    write_claims(Path(), said, {"first": Figure("first", "The first question.", (panel,))})
+    made = page(report.collect(config))
+    Reader(made)
+    section = made[made.index('<section id="studies">') : made.index('<section id="reproduce">')]
+    assert section.count("<svg") == 1 and "some study: The first question." in section
+    words = re.findall(r"<li><b[^>]*>([^<]+)</b>", section)
+    assert words == ["Holds", "Does not hold", "Cannot tell"]
+    assert "What to take away." in section and "all else equal" in section and "<script" not in section
 
 
 def test_lengths_are_in_tokens_where_the_base_has_a_tokenizer(config: Config, tokenizer: Any) -> None:

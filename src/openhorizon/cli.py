@@ -14,12 +14,13 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from openhorizon import pipeline, process, profiles, sandbox
 from openhorizon.artifacts import REPORTS, read_json, require, stage_dir
 from openhorizon.config import PARAMS_FILE, Config, load
 from openhorizon.progress import Progress
+from openhorizon.study import plan
 
 STAGES = ("generate", "base", "sft", "teach", "distill", "baseline", "evaluate", "report")
 USER_ERROR = 2
@@ -100,13 +101,29 @@ def reproduce(options: argparse.Namespace) -> int:  # noqa: RET503 (execve does 
         if not pipeline.stale(root):
             print(f"up to date: {len(stages)} stages (profile {config.profile})")
             return show_report(options)
+    _become_flow("flows.reproduce")
+
+
+def run_study(options: argparse.Namespace) -> int:
+    """A question put to the recipe: arms and seeds side by side, then what they say."""
+    root = Path()
+    found = plan.read(options.study, root)
+    if options.short and options.profile:
+        raise ValueError("study: --short has a size of its own; leave out --profile")
+    size = plan.SHORT if options.short else options.profile or load().profile
+    plan.cells(found, size, options.seeds, root)  # refused before anything starts
+    seeds = [] if options.seeds is None else ["--seeds", str(options.seeds)]
+    _become_flow("flows.study", options.study, size, *seeds)
+
+
+def _become_flow(module: str, *arguments: str) -> NoReturn:
+    """One process from here on: signals reach the flow itself."""
     if importlib.util.find_spec("prefect") is None:
         raise ModuleNotFoundError("prefect", name="prefect")
     sys.stdout.flush()
-    # One process from here on: signals reach the flow itself.
     levels = ("PREFECT_LOGGING_LEVEL", "PREFECT_SERVER_LOGGING_LEVEL")
     quiet = {name: os.environ.get(name, "CRITICAL") for name in levels}  # the flow prints what matters itself
-    os.execve(sys.executable, [sys.executable, "-m", "flows.reproduce"], process.child_environment(**quiet))
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], process.child_environment(**quiet))
 
 
 def use_profile(options: argparse.Namespace) -> int:
@@ -257,6 +274,11 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     add("reproduce", reproduce).add_argument("--profile", help="merge this profile into params.yaml first")
+    study = add("study", run_study)
+    study.add_argument("study", metavar="NAME", help="a folder of studies/")
+    study.add_argument("--profile", help="the size: one of the study's sizes (default: the profile of params.yaml)")
+    study.add_argument("--seeds", type=int, help="how many (default: the size's own)")
+    study.add_argument("--short", action="store_true", help="the size that the tests run: the effect's direction only")
     stage = add("stage", run_stage)
     stage.add_argument("name", choices=STAGES)
     stage.add_argument("--target", help="a domain (generate, teach), a baseline, or a model (evaluate)")

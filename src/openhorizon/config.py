@@ -135,6 +135,9 @@ class BaseConfig:
 class SftConfig:
     """Full-domain SFT (section 4.1)."""
 
+    domains: tuple[str, ...] | None  # trained on, each as often as among all, with its share of `tokens`; null: all
+    max_horizon: int | None  # of demonstrations; null: all
+    padding: int  # distractor turns between two steps, without loss (train/padding.py); 0: none
     demonstrations: int  # a domain
     tokens: int
     optim: OptimConfig
@@ -219,6 +222,7 @@ class DistillConfig:
 
     iterations: int
     prompts: int  # a domain and iteration
+    shares: dict[str, float] | None  # of `prompts` that a domain gives, 1 where it is not named; null: all alike
     updates: int  # minibatches an iteration
     support_loss: Literal["sva", "gen_kl", "tail", "full", "sampled"]
     direction: Literal["reverse", "forward"]  # KL(student | teacher), or the other way round
@@ -418,6 +422,16 @@ def _check(config: Config, where: str) -> None:
 
     _check_model(config.model, f"{where}:model")
     _check_distill(config.distill, f"{where}:distill")
+    for name, share in (config.distill.shares or {}).items():
+        if name not in config.domains or not 0 < share <= 1:
+            raise ValueError(f"{where}:distill.shares.{name}: {share} is no share in (0, 1] of a domain")
+    for name in config.sft.domains or ():
+        if name not in config.domains:
+            raise ValueError(f"{where}:sft.domains: {name!r} is none of {', '.join(config.domains)}")
+    if config.sft.domains == ():
+        raise ValueError(f"{where}:sft.domains: empty; null means all")
+    if config.sft.padding < 0:
+        raise ValueError(f"{where}:sft.padding: {config.sft.padding} is less than 0")
     _check_baselines(config.baselines, f"{where}:baselines")
     if config.router.replay and config.distill.on_policy < 1:
         raise ValueError(

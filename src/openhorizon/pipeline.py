@@ -59,6 +59,18 @@ def graph(root: Path) -> Graph:
         }
 
 
+def read_params(root: Path) -> dict[str, tuple[str, ...]]:
+    """For each stage of ``root``'s own dvc.yaml the keys of params.yaml that decide its result."""
+    from dvc.dependency import ParamsDependency
+
+    with _open(root) as repo:
+        return {
+            it.name: tuple(sorted(key for dep in it.deps if isinstance(dep, ParamsDependency) for key in dep.params))
+            for it in repo.index.stages
+            if it.path_in_repo == PIPELINE_FILE
+        }
+
+
 def stale(root: Path) -> list[str]:
     """Stages whose command, params, dependencies or outputs differ from what dvc.lock records. What only follows
     from these is not listed: see ``affected``."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,23 +52,36 @@ def write(name: str, root: Path) -> bool:
     Raises:
         ValueError: no such profile, or the result is no valid configuration; params.yaml is then left as it was.
     """
+    text = compose(name, root, [])
+    target = root / config.PARAMS_FILE
+    if target.is_file() and target.read_text(encoding="utf-8") == text:
+        return False
+    write_text(target, text)
+    return True
+
+
+def compose(name: str, root: Path, changes: Sequence[Mapping[str, Any]]) -> str:
+    """The params file of profile ``name`` with further ``changes`` on top, in their order; checked.
+
+    Raises:
+        ValueError: no such profile, or the result is no valid configuration.
+    """
     if name not in known(root):
         raise ValueError(f"profile {name!r}: unknown; known are {', '.join(known(root))}")
     base_text = (root / FOLDER / f"{_BASE}.yaml").read_text(encoding="utf-8")
-    changes = _read(root / FOLDER / f"{name}.yaml")
-    text = render(fill(merge(merge(yaml.safe_load(base_text), changes), {"profile": name})), base_text)
+    values = merge(yaml.safe_load(base_text), _read(root / FOLDER / f"{name}.yaml"))
+    for change in changes:
+        values = merge(values, change)
+    text = render(fill(merge(values, {"profile": name})), base_text)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / config.PARAMS_FILE.name
         trial.write_text(text, encoding="utf-8")
         try:
             config.load(trial)
         except ValueError as error:
-            raise ValueError(f"{FOLDER / _BASE}.yaml + {FOLDER / name}.yaml: {error}") from error
-    target = root / config.PARAMS_FILE
-    if target.is_file() and target.read_text(encoding="utf-8") == text:
-        return False
-    write_text(target, text)
-    return True
+            more = " + a study's changes" if changes else ""
+            raise ValueError(f"{FOLDER / _BASE}.yaml + {FOLDER / name}.yaml{more}: {error}") from error
+    return text
 
 
 def render(values: Mapping[str, Any], base_text: str) -> str:
@@ -104,3 +119,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a block of keys, got {values!r}")
     return values
+
+
+def digest(value: Any) -> str:
+    """A short hash of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

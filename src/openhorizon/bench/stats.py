@@ -16,6 +16,15 @@ RESAMPLES = 10_000
 _CHUNK = 1_000  # resamples at once: bounds memory at _CHUNK * tasks floats
 
 
+class Tested(NamedTuple):
+    """A mean difference with its interval and its two-sided bootstrap p."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
 class Estimate(NamedTuple):
     """A point estimate with its interval."""
 
@@ -101,3 +110,50 @@ def mcnemar(only_a: int, only_b: int) -> float:
     n = only_a + only_b
     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
     return min(1.0, 2 * tail / (1 << n))
+
+
+def nested_mean(
+    values: Mapping[int, Mapping[str, Sequence[float]]],
+    seed: int,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Tested:
+    """Mean over training seeds s of the macro mean over domains d of the tasks' values x_sdi, with a two-level
+    bootstrap: seeds are drawn with replacement, and for each drawn seed, anew, the tasks of each of its domains:
+
+        m = 1/S Σ_s 1/D Σ_d 1/n_sd Σ_i x_sdi;   p = 2 min(P(m* <= 0), P(m* >= 0)), each (1 + count) / (1 + resamples)
+
+    Hand it paired differences, and what makes a task or a seed hard for both sides cancels. With S seeds its interval
+    is some 1 - √((S-1)/S) too narrow on the seeds' side (18% at 3); with one seed it says nothing of seeds at all.
+    Source: Davison, Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
+
+    Raises:
+        ValueError: no seed, no domain, or a domain without tasks.
+    """
+    if not values or not all(domains and all(len(x) for x in domains.values()) for domains in values.values()):
+        raise ValueError("a nested mean needs a seed, and at least one task in every domain of it")
+    generator, seeds = np.random.default_rng(seed), sorted(values)
+    found = [[np.unique(values[s][d], return_counts=True) for d in sorted(values[s])] for s in seeds]
+    point = np.mean([np.mean([x @ n / n.sum() for x, n in domains]) for domains in found])
+    drawn = generator.integers(0, len(seeds), size=(resamples, len(seeds)))
+    means = np.zeros(resamples)
+    for slot in range(len(seeds)):
+        for i, domains in enumerate(found):
+            (rows,) = np.nonzero(drawn[:, slot] == i)
+            for x, n in domains:  # resampling tasks is drawing how often each distinct value comes
+                counts = generator.multinomial(n.sum(), n / n.sum(), size=len(rows))
+                means[rows] += counts @ x / n.sum() / len(domains) / len(seeds)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    tails = [(1 + int(np.count_nonzero(side))) / (1 + resamples) for side in (means <= 0, means >= 0)]
+    return Tested(float(point), float(low), float(high), min(1.0, 2 * min(tails)))
+
+
+def holm(ps: Mapping[str, float]) -> dict[str, float]:
+    """Holm's step-down adjusted p values of one family: with p_(1) <= … <= p_(m), max_{j<=i} min(1, (m-j+1) p_(j)).
+    Below α after adjustment, the chance of any false rejection in the family is at most α.
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979) 65-70."""
+    adjusted, highest = dict[str, float](), 0.0
+    for i, name in enumerate(sorted(ps, key=lambda name: (ps[name], name))):
+        highest = max(highest, min(1.0, (len(ps) - i) * ps[name]))
+        adjusted[name] = highest
+    return {name: adjusted[name] for name in ps}

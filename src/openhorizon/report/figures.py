@@ -126,6 +126,20 @@ def draw(panel: Panel, salt: str) -> str:
     return _inline(text.getvalue(), f"{panel.title}: {series} by {panel.x_label}")
 
 
+def standalone(svg: str) -> str:
+    """A drawn panel as a file of its own: the page's variables as colours, on white."""
+    shown = {
+        "ink": "#1a1a1a",
+        "muted": "#555555",
+        "rule": "#dddddd",
+        "shade": "#f2f2f2",
+        "sans": "sans-serif",
+        **PALETTE,
+    }
+    text = re.sub(r"var\(--(\w+)\)", lambda match: shown[match.group(1)], svg)
+    return text.replace("<svg ", '<svg style="background: #ffffff; font-family: sans-serif" ', 1) + "\n"
+
+
 def _curves(axes: Axes, panel: Panel) -> None:
     for line in panel.lines:
         style, _ = _STYLES.get(line.colour, ("-", "o"))

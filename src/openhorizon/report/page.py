@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.bench.heldout import MACRO, Row, breaking, episodes
+from openhorizon.report.claims import Claim
 from openhorizon.report.data import SIZES, data
 from openhorizon.report.figures import ORDER, Figure, Line, Panel, draw
 from openhorizon.report.results import Run, comparisons, models, p_value, span, stages, table, verdicts
@@ -69,8 +70,26 @@ def page(run: Run) -> str:
         data_sizes=SIZES,
         costs=[(name, run.timings.get(name)) for name in stages(run.config)],
         total_seconds=sum(float(t.get("seconds") or 0) for t in run.timings.values()),
+        studies=_studies(run),
         samples={name: samples(run, name) for name in domains},
     )
+
+
+@dataclass(frozen=True)
+class Group:
+    """The claims that share a figure."""
+
+    study: str
+    name: str
+    figure: Figure | None
+    claims: list[Claim]
+
+
+def _studies(run: Run) -> list[Group]:
+    """Claims by figure, in their order."""
+    names = dict.fromkeys(claim.figure for claim in run.claims)
+    groups = ((name, [claim for claim in run.claims if claim.figure == name]) for name in names)
+    return [Group(claims[0].study, name, run.claim_figures.get(name), claims) for name, claims in groups]
 
 
 def headline(rows: Sequence[Row], domains: Sequence[str]) -> list[Row]:

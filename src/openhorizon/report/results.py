@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.bench.base import Record
 from openhorizon.bench.heldout import MACRO, TEACHERS, Comparison, Row, compare, episodes, rows
 from openhorizon.config import Config
+from openhorizon.report.claims import Claim
+from openhorizon.report.figures import Figure
 
 _NAMES = {"base": "base", "sft": "SFT", "student": "student"}
 
@@ -28,6 +30,8 @@ class Run:
     trajectories: Sequence[Trajectory]  # the student's
     # By domain and world, lengths in the base model's tokens as ``kag.describe.spread`` has them; empty without one.
     tokens: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    claims: Sequence[Claim] = ()  # of studies, whatever run they stood beside
+    claim_figures: Mapping[str, Figure] = field(default_factory=dict)  # by the name that claims have for them
 
 
 @dataclass(frozen=True)

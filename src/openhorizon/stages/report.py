@@ -24,6 +24,7 @@ from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
 from openhorizon.kag.describe import spread
 from openhorizon.pipeline import commit
+from openhorizon.report.claims import read_claims, read_figures
 from openhorizon.report.page import page
 from openhorizon.report.results import Run, models, results
 
@@ -50,7 +51,9 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
 
 
 def collect(config: Config) -> Run:
-    """All artifacts of a run that a report is made of."""
+    """All artifacts of a run that a report is made of. Claims of studies are shown as they lie there, like timings:
+    they are no part of the run, and ``openhorizon study`` has the page made again."""
+    claims = read_claims(Path())
     return Run(
         config=config,
         commit=commit(Path()),
@@ -63,6 +66,8 @@ def collect(config: Config) -> Run:
         timings={taken["stage"]: taken for taken in map(read_json, sorted((ROOT / "timings").glob("*.json")))},
         trajectories=read_trajectories(require(stage_dir("evaluate", "student") / "trajectories.parquet")),
         tokens=token_lengths(config, checkpoint_dir("base")),
+        claims=claims,
+        claim_figures=read_figures(Path(), claims),
     )
 
 

@@ -37,7 +37,15 @@ from openhorizon.train.packing import (
     trained_tokens,
 )
 from openhorizon.train.router import Router
-from openhorizon.train.samples import endless, first_turns, minibatches, off_policy, prompt_stream, turn_limit
+from openhorizon.train.samples import (
+    endless,
+    first_turns,
+    minibatches,
+    off_policy,
+    prompt_stream,
+    prompts_of,
+    turn_limit,
+)
 from openhorizon.train.scores import TeacherScores, Wanted, score
 from openhorizon.train.watch import (
     DEPTHS,
@@ -85,8 +93,10 @@ def distil(
     for iteration in range(config.iterations):
         model.eval()
         clock = Clock(model.device)
-        given, limit = off_policy(config, iteration), turn_limit(config, iteration)
-        tasks = [next(streams[name]) for name in prompts for _ in range(config.prompts - given)]
+        limit, shares = turn_limit(config, iteration), config.shares or {}
+        of_domain = {name: prompts_of(config, shares.get(name, 1.0)) for name in prompts}
+        given = {name: off_policy(config, iteration, of_domain[name]) for name in prompts}
+        tasks = [next(streams[name]) for name in prompts for _ in range(of_domain[name] - given[name])]
         rolled = rollout(
             domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration), max_turns=limit
         )
@@ -97,7 +107,8 @@ def distil(
             figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
         unused = {Status.ABORTED} | ({Status.TRUNCATED} if config.truncated == "drop" else set())
         trajectories = [context for t in rolled if t.status not in unused for context in t.contexts]
-        trajectories += [c for name in prompts for _ in range(given) for c in first_turns(next(shown[name]), limit)]
+        for name in prompts:
+            trajectories += [c for _ in range(given[name]) for c in first_turns(next(shown[name]), limit)]
         scores = router.score(trajectories, wanted(config), policy.never, machine)
         read = router.read(trajectories)
         for teacher, count in read:

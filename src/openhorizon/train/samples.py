@@ -48,9 +48,14 @@ def endless(items: Sequence[Item], seed: int) -> Iterator[Item]:
         epoch += 1
 
 
-def off_policy(config: DistillConfig, iteration: int) -> int:
-    """How many of an iteration's samples a domain are demonstrations: over iterations, exactly the share."""
-    share = Fraction(str(config.prompts)) * (1 - Fraction(str(config.on_policy)))
+def prompts_of(config: DistillConfig, share: float) -> int:
+    """How many prompts a domain gives to an iteration, of which it has this share of ``distill.prompts``."""
+    return max(round(config.prompts * share), 1)
+
+
+def off_policy(config: DistillConfig, iteration: int, prompts: int) -> int:
+    """How many of an iteration's ``prompts`` of a domain are demonstrations: over iterations, exactly the share."""
+    share = Fraction(prompts) * (1 - Fraction(str(config.on_policy)))
     return math.floor(share * (iteration + 1)) - math.floor(share * iteration)
 
 
