@@ -54,7 +54,7 @@ def _figure(evidence: Evidence) -> Figure:
         full = [(i + 1, success(evidence.of(f"full{end}"), "sft", _of(domain))) for i, domain in enumerate(domains)]
         if domains:
             lines = (line("alone", "green", alone), line("full domain", "blue", full))
-            panels.append(Panel(f"size {size}", f"{', '.join(map(_words, domains))}", lines, "points", True))
+            panels.append(Panel(f"size {size}", "", lines, "points", True, ticks=[_words(name) for name in domains]))
     caption = "Success by domain of SFT on the full domain and on one alone, with 95% bootstrap intervals."
     return Figure("conflict", caption, tuple(panels))
 

@@ -89,7 +89,7 @@ def _figure(evidence: Evidence, question: Question) -> Figure:
     lines = tuple(line(_said(arm), COLOURS[i], [(i + 1, means[i])]) for i, arm in enumerate(arms))
     where = f"success in {question.domain.replace('_', ' ')}" if question.domain else "macro success"
     caption = f"{question.title}: held-out {where} with 95% bootstrap intervals over seeds and tasks."
-    panel = Panel(where, "arm, in the legend's order", lines, "points", True)
+    panel = Panel(where, "", lines, "points", True, ticks=[_said(arm).replace("_", " ") for arm in arms])
     return Figure(f"objective-{question.id}", caption, (panel,))
 
 

@@ -22,7 +22,7 @@ REGIMES = {
     "seen": "Where the student may see the teachers' demonstrations",
     "private": "Where the teachers' lead is theirs",
 }
-COLOURS = ("grey", "green", "blue", "vermillion", "orange", "purple", "sky")
+COLOURS = {"sft": "grey", TEACHER: "green", "student": "blue", "baseline": "orange"}
 
 
 def analyse(evidence: Evidence) -> tuple[list[Claim], dict[str, Figure]]:
@@ -94,12 +94,14 @@ def _figure(evidence: Evidence, regime: str) -> Figure:
     results = evidence.of(regime)
     present = next(iter(results.values())).records
     models = ["sft", TEACHER, "student", *sorted(name for name in present if name.startswith("baseline@"))]
-    levels = [_level(results, model) for model in models]
+    kinds = {kind: [model for model in models if model.partition("@")[0] == kind] for kind in COLOURS}
     lines = tuple(
-        line((model.partition("@")[2] or model).replace("_", " "), COLOURS[i % len(COLOURS)], [(i + 1, levels[i])])
-        for i, model in enumerate(models)
+        line(kind, COLOURS[kind], [(models.index(model) + 1, _level(results, model)) for model in mine])
+        for kind, mine in kinds.items()
+        if mine
     )
-    panel = Panel("macro success", "model, in the legend's order", lines, "points", True)
+    names = [(model.partition("@")[2] or model).replace("_", " ") for model in models]
+    panel = Panel("macro success", "", lines, "points", True, ticks=names)
     return Figure(f"recover-{regime}", f"{REGIMES[regime]}: success with 95% bootstrap intervals.", (panel,))
 
 

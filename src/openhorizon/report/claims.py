@@ -53,7 +53,7 @@ def write_claims(root: Path, claims: Sequence[Claim], figures: Mapping[str, Figu
         write_text(root / FIGURES / f"{name}.json", json.dumps(asdict(figure), indent=1) + "\n")
         for i, panel in enumerate(figure.panels):
             end = f"-{i}" if i else ""
-            write_text(root / FIGURES / f"{name}{end}.svg", standalone(draw(panel, f"{figure.id}-{i}")))
+            write_text(root / FIGURES / f"{name}{end}.svg", standalone(draw(panel, f"{figure.id}-{i}", legend=True)))
     write_text(root / CLAIMS, text + "\n")
 
 

@@ -61,6 +61,7 @@ class Panel:
     kind: Literal["curve", "points", "bars", "steps"] = "curve"
     unit_y: bool = False  # y runs from 0 to 1
     shade_from: float | None = None  # x from which the background is shaded
+    ticks: Sequence[str] = ()  # of points: names of the places on the x axis, where x are no quantities
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ class Figure:
         return text.getvalue()
 
 
-def draw(panel: Panel, salt: str) -> str:
-    """One panel as an ``<svg>`` element. ``salt`` keeps the ids of several elements on one page apart."""
+def draw(panel: Panel, salt: str, legend: bool = False) -> str:
+    """One panel as an ``<svg>`` element. ``salt`` keeps the ids of several elements on one page apart. The page has a
+    ``legend`` of its own; a file that stands alone needs one."""
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
@@ -120,10 +122,15 @@ def draw(panel: Panel, salt: str) -> str:
         else:
             _curves(axes, panel)
         _dress(axes, panel)
+        if legend and len(panel.lines) > 1 and not panel.ticks:
+            for line in panel.lines:
+                axes.plot([], [], _STYLES.get(line.colour, ("-", "o"))[0], color=PALETTE[line.colour], label=line.label)
+            axes.legend(frameon=False, fontsize=7)
         text = io.StringIO()
         canvas.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     series = ", ".join(line.label for line in panel.lines)
-    return _inline(text.getvalue(), f"{panel.title}: {series} by {panel.x_label}")
+    by = f" by {panel.x_label}" if panel.x_label else ""
+    return _inline(text.getvalue(), f"{panel.title}: {series}{by}")
 
 
 def standalone(svg: str) -> str:
@@ -169,7 +176,11 @@ def _points(axes: Axes, panel: Panel) -> None:
             elinewidth=1.0,
         )  # fmt: skip
     ticks = sorted(set(every))
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    if panel.ticks:
+        axes.set_xticks(ticks, panel.ticks, rotation=30, ha="right")
+        axes.set_xlim(ticks[0] - 0.5, ticks[-1] + 0.5)
+    else:
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     if panel.shade_from is not None and ticks[-1] > panel.shade_from:
         left, right = axes.get_xlim()
