@@ -50,9 +50,10 @@ from openhorizon.model.load import load_checkpoint, load_teacher
 from openhorizon.model.sampler import LocalPolicy, local_policy
 from openhorizon.seeds import derive, rng
 from openhorizon.train.distillation import distil
-from openhorizon.train.reinforcement import group_advantage, reinforce
+from openhorizon.train.reinforcement import reinforce
 from openhorizon.train.router import Router
 from openhorizon.train.supervised import fit
+from openhorizon.train.teachers.phases import graded, normalised
 
 OUT = Path("docs/results/trl_peers.json")
 HERE = Path(__file__).resolve().parent
@@ -241,7 +242,7 @@ def job_of(part: str, case: Case, policy: LocalPolicy, folder: Path, config: Con
         "prompts": prompts, "tasks": part != "distill-single", "calls": case.calls, "completion": completion,
         "turn": case.budget.turn_tokens, "never": policy.never.nonzero()[:, 0].tolist(), "group": GROUP,
         "kl": grpo.kl, "clip_low": grpo.clip_low, "clip_high": grpo.clip_high,
-        "process_weight": config.teach["search"].process_weight,
+        "reward.process_weight": config.teach["search"].process_weight,
     }  # fmt: skip
 
 
@@ -267,7 +268,7 @@ def reinforce_round(folder: Path, case: Case, config: Config) -> Round:
     """One step of ours."""
     policy, recipe = policy_of(folder, case, config), config.teach["search"]
     reference = copy.deepcopy(policy.checkpoint.model).requires_grad_(False)
-    advantage, domains = group_advantage(recipe.process_weight), {case.domain.name: case.domain}
+    advantage, domains = normalised(graded(recipe.reward)), {case.domain.name: case.domain}
     optim = replace(TINY, batch_tokens=config.machine.micro_tokens)
     settings = replace(
         recipe.grpo, iterations=1, prompts=len(case.tasks), group=GROUP, updates=1, entropy=0.0, temperature=1.0,
@@ -277,8 +278,9 @@ def reinforce_round(folder: Path, case: Case, config: Config) -> Round:
     def run(n: int) -> dict[str, Any]:
         log: Any = Counted()
         figures = reinforce(
-            policy, reference, domains, case.tasks, case.budget, settings, advantage, n, config.machine, log
-        )
+            policy, reference, domains, case.tasks, {case.domain.name: case.budget}, settings, advantage, n,
+            config.machine, log,
+        )  # fmt: skip
         return {"written": figures["length"] * EPISODES, "loss": figures["loss"], "reward": figures["reward"]}
 
     return run
