@@ -242,7 +242,7 @@ def job_of(part: str, case: Case, policy: LocalPolicy, folder: Path, config: Con
         "prompts": prompts, "tasks": part != "distill-single", "calls": case.calls, "completion": completion,
         "turn": case.budget.turn_tokens, "never": policy.never.nonzero()[:, 0].tolist(), "group": GROUP,
         "kl": grpo.kl, "clip_low": grpo.clip_low, "clip_high": grpo.clip_high,
-        "reward.process_weight": config.teach["search"].process_weight,
+        "process_weight": config.teach["search"].reward.process_weight,
     }  # fmt: skip
 
 
