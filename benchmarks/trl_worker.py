@@ -158,17 +158,23 @@ class SearchWorld:
         return str(self._world.call(Call("read_page", {"title": title})).text)
 
 
-def verdicts(tasks: list[Task], process_weight: float) -> Any:
-    """The reward of ``train/reinforcement.py``: outcome plus a share of the verifier's score."""
+def verdicts(tasks: list[Task], process_weight: float, tokenizer: Any) -> Any:
+    """The reward of ``train/teachers/phases.py``: outcome plus a share of the verifier's score. The last turn is read
+    from its ids, since TRL's text of them has lost the marks around a thought; one that a budget ended is no answer."""
 
-    def reward(completions: Any, task: list[int], environments: Any = None, **_: Any) -> list[float]:
+    def last_turn(ids: list[int]) -> Any:
+        if ids[-1] != tokenizer.eos_token_id:
+            return None
+        text: str = tokenizer.decode(ids[:-1], skip_special_tokens=False)
+        return read_action(text.rpartition("<|assistant|>")[2])
+
+    def reward(completion_ids: Any, task: list[int], environments: Any = None, **_: Any) -> list[float]:
         found = []
-        for i, (messages, number) in enumerate(zip(completions, task, strict=True)):
+        for i, (ids, number) in enumerate(zip(completion_ids, task, strict=True)):
             one = tasks[number]
             domain = DOMAINS[one.world]
             world = environments[i]._world if environments else domain.start(one)
-            last = messages[-1]
-            said = read_action(last["content"]) if last["role"] == "assistant" and not last.get("tool_calls") else None
+            said = last_turn(ids)
             verdict = domain.verify(one, world, said if isinstance(said, Answer) else None)
             found.append(float(verdict.passed) + process_weight * verdict.score)
         return found
@@ -215,7 +221,7 @@ def made(job: Mapping[str, Any], folder: Path, callback: Rounds) -> Any:
         **common, **generation, num_generations=job["group"], beta=job["kl"], epsilon=job["clip_low"],
         epsilon_high=job["clip_high"],
     )  # fmt: skip
-    return trl.GRPOTrainer(model, verdicts(tasks, job["process_weight"]), settings, **kept)
+    return trl.GRPOTrainer(model, verdicts(tasks, job["process_weight"], tokenizer), settings, **kept)
 
 
 def main() -> None:
