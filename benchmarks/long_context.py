@@ -92,7 +92,7 @@ def student(wanted: str) -> tuple[Any, MachineConfig, Optimizer]:
     with torch.device("cuda" if cuda else "cpu"):
         model: Any = MixtralForCausalLM._from_config(config, attn_implementation=SEGMENTS)
     machine = MachineConfig(
-        device="cuda" if cuda else "cpu", threads=1, stages=1, rollout_batch=1, experts=wanted,  # type: ignore[arg-type]
+        device="cuda" if cuda else "cpu", threads=1, stages=1, rollout_batch=1, cache_gib=4.0, experts=wanted,  # type: ignore[arg-type]
         precision="bf16" if cuda else "fp32", row_tokens=8192, masked_row=1024,
         micro_tokens=65_536, checkpointing=True,
     )  # fmt: skip
