@@ -163,8 +163,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"openhorizon: {' '.join(str(error).split())}", file=sys.stderr)
         return cli.USER_ERROR
-    finally:
-        process.end_children()
     say(f"claims: {config.PARAMS_FILE.parent / 'reports' / 'claims.json'}")
     return 0
 

@@ -91,6 +91,12 @@ def test_demonstrations_are_those_of_the_sft_within_horizon_and_budget(
         asked, budget=asked.budget | {"search": replace(asked.budget["search"], context_tokens=longest - 1)}
     )
     assert all(len(context.ids) < longest for one in distill.verified(tight, "search", student) for context in one)
+    short = replace(asked, sft=replace(asked.sft, max_horizon=2))
+    assert [[context.ids for context in one] for one in distill.verified(short, "search", student)] == [
+        [t.ids] for t in written[:2]
+    ]
+    with pytest.raises(ValueError, match=r"sft\.domains leaves no demonstrations of search"):
+        distill.verified(replace(asked, sft=replace(asked.sft, domains=("science",))), "search", student)
 
 
 def test_a_domain_may_give_fewer_prompts(config: Config) -> None:

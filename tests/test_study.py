@@ -381,6 +381,15 @@ def test_objective_claims_what_its_arms_show(tmp_path: Path) -> None:
     assert {claim.figure for claim in claims} == {f"reports/studies/{name}.svg" for name in figures}
 
 
+def test_one_seed_decides_nothing(tmp_path: Path) -> None:
+    whole = evidence("objective", {"paper": 0.6, "sft": 0.4}, tmp_path)
+    alone = replace(whole, results=[result for result in whole.results if result.seed == 0])
+    for given, holds in ((whole, True), (alone, None)):
+        (claim,), _ = analysis_of("objective", ROOT)(given)
+        assert claim.holds is holds and claim.effect > 0.1
+        assert ("nothing is known of others" in claim.takeaway) is (holds is None)
+
+
 def test_horizon_claims_need_twenty_points_and_intervals_apart(tmp_path: Path) -> None:
     arms = {"P_long": 0.6, "P_short": 0.1, "8P_short": 0.5, "8P_short_flops": 0.2, "4P_short": 0.5}
     claims, _ = analysis_of("horizon", ROOT)(evidence("horizon", arms, tmp_path))

@@ -92,8 +92,16 @@ def headrooms(config: Config) -> dict[str, float]:
 
 def verified(config: Config, name: str, student: Checkpoint) -> list[list[Trajectory]]:
     """The domain's demonstrations that the SFT student saw, too, no longer than the prompts: each its contexts, within
-    the budget that a rollout has."""
-    found = read_trajectories(stage_dir("generate", name) / "demonstrations.parquet")[: config.sft.demonstrations]
-    short = [trajectory for trajectory in found if trajectory.task.horizon <= config.distill.max_horizon]
+    the budget that a rollout has.
+
+    Raises:
+        ValueError: it saw none of this domain.
+    """
+    if config.sft.domains is not None and name not in config.sft.domains:
+        share = config.distill.on_policy
+        raise ValueError(f"distill.on_policy={share}: sft.domains leaves no demonstrations of {name}")
+    longest, found = config.sft.max_horizon, read_trajectories(stage_dir("generate", name) / "demonstrations.parquet")
+    seen = [t for t in found if longest is None or t.task.horizon <= longest][: config.sft.demonstrations]
+    short = [trajectory for trajectory in seen if trajectory.task.horizon <= config.distill.max_horizon]
     limit = config.budget[name].context_tokens
     return [render_contexts(student.renderer, DOMAINS, trajectory, limit) for trajectory in short]

@@ -153,7 +153,8 @@ def claim(
     decided: bool = False,
 ) -> Claim:
     """The claim that ``a`` is better than ``b``. It holds, or does not, by the adjusted p, unless ``decided``: then
-    ``holds`` says it. ``figure`` is the name of one that is written beside it."""
+    ``holds`` says it. With one seed nobody can tell: what differs may be the seed. ``figure`` is the name of one that
+    is written beside it."""
     a, b = evidence.of(compared.asked.a), evidence.of(compared.asked.b)
     tested, cells = compared.tested, list({id(cell): cell for cell in (*a.values(), *b.values())}.values())
     seeds = len(a.keys() & b.keys())
@@ -161,7 +162,7 @@ def claim(
         id=key,
         statement=statement,
         paper_section=evidence.study.paper_section,
-        holds=holds if decided else judged(tested.value, compared.p),
+        holds=None if seeds < 2 else holds if decided else judged(tested.value, compared.p),
         effect=round(tested.value, 6),
         ci95=(round(tested.low, 6), round(tested.high, 6)),
         p=round(compared.p, 6),
