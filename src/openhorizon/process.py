@@ -36,6 +36,9 @@ def limit_threads(threads: int) -> None:
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+    # A thread of libgomp that waits for another spins so long that on a busy machine it holds up whom it waits for: a
+    # training step of two threads took 2.2 s beside other work, 0.6 s with this, and 0.15 s either way when idle.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def die_with_parent() -> None:
