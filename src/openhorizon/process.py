@@ -36,8 +36,8 @@ def limit_threads(threads: int) -> None:
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
-    # A thread of libgomp that waits for another spins so long that on a busy machine it holds up whom it waits for: a
-    # training step of two threads took 2.2 s beside other work, 0.6 s with this, and 0.15 s either way when idle.
+    # Less spinning while a thread waits for another: it costs nothing on an idle machine (benchmarks/threads.py), and
+    # stages with threads of their own side by side do not take each other's cores for it.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 

@@ -109,7 +109,7 @@ def step_attention(
 ) -> torch.Tensor:
     """Attention of one query a row (B, heads, 1, D) to keys and values (B, kv heads, keys, D), ``row_groups`` as above;
     returns (B, 1, heads, D). Heads that share keys go as queries of one head. On a CPU as two batched products: SDPA's
-    kernel is made for many queries a row, and takes two to three times as long for one."""
+    kernel is made for many queries a row."""
     batch, heads, _, width = query.shape
     packed = query.reshape(batch, key.shape[1], heads // key.shape[1], width).to(key.dtype)
     attend = _products if query.device.type == "cpu" else scaled_dot_product_attention

@@ -1,6 +1,6 @@
 """One decoding step of LFM2-MoE on a CPU as plain tensor code.
 
-A small model's step is some four hundred operations of a few microseconds each, so that modules, views and unfused
+A small model's step is hundreds of operations of a few microseconds each, so that modules, views and unfused
 norms cost more than the arithmetic. This reads the weights where the modules hold them and calls what is left: fused
 norms, a short convolution as a product and a sum, attention as batched products (``model/attention.py``), and all
 experts for every token where that costs less than sorting tokens by expert. Routers are called as the modules they

@@ -68,7 +68,7 @@ def sample(logits_BV: torch.Tensor, temperature: float, uniform_B: torch.Tensor)
     """Inverse-CDF sampling, one uniform number a row; log-probabilities are those of the sampled distribution (greedy:
     of temperature 1)."""
     if temperature == 0:
-        best_B, ids_B = logits_BV.float().max(dim=-1)  # on a CPU a third of argmax's time
+        best_B, ids_B = logits_BV.float().max(dim=-1)  # faster than argmax on a CPU
         return ids_B, best_B - logits_BV.float().logsumexp(dim=-1)
     logprobs_BV = torch.log_softmax(logits_BV.float() / temperature, dim=-1)
     cdf_BV = logprobs_BV.exp().cumsum(dim=-1, dtype=torch.double)
