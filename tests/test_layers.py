@@ -32,8 +32,21 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "tracking": {"pipeline", "progress"},
     "stages": {"agent", "bench", "domains", "kag", "losses", "model", "pipeline", "report", "tracking", "train"},
     "export": {"model", "pipeline"},
-    # kag: `show kag`; model: `doctor`
-    "cli": {"export", "kag", "model", "pipeline", "process", "profiles", "progress", "study", "tracking"},
+    "play": {"agent", "domains"},
+    # kag: `show kag`; model: `doctor`, `play`
+    "cli": {
+        "domains",
+        "export",
+        "kag",
+        "model",
+        "pipeline",
+        "play",
+        "process",
+        "profiles",
+        "progress",
+        "study",
+        "tracking",
+    },
     "__main__": {"cli"},
 }
 FLOWS_MAY_USE = {"cli", "config", "pipeline", "process", "profiles", "progress", "study", "tracking"}
