@@ -33,10 +33,12 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "stages": {"agent", "bench", "domains", "kag", "losses", "model", "pipeline", "report", "tracking", "train"},
     "export": {"model", "pipeline"},
     "play": {"agent", "domains"},
+    "forecast": {"model", "progress"},
     # kag: `show kag`; model: `doctor`, `play`
     "cli": {
         "domains",
         "export",
+        "forecast",
         "kag",
         "model",
         "pipeline",
