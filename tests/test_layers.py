@@ -44,17 +44,20 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
         "train",
     },
     "export": {"model", "pipeline"},
+    "play": {"agent", "domains"},
     "players": {"agent", "model"},
     "benchmarking": {"agent", "bench", "domains", "kag", "players"},  # kag: what a model may have seen
     "benchtables": {"bench"},
-    # kag: `show kag`; model: `doctor`
+    # kag: `show kag`; model: `doctor`, `play`
     "cli": {
         "benchmarking",
         "benchtables",
+        "domains",
         "export",
         "kag",
         "model",
         "pipeline",
+        "play",
         "process",
         "profiles",
         "progress",
@@ -63,7 +66,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     },
     "__main__": {"cli"},
 }
-FLOWS_MAY_USE = {"cli", "config", "pipeline", "process", "profiles", "progress", "study", "tracking"}
+FLOWS_MAY_USE = {"artifacts", "cli", "config", "pipeline", "process", "profiles", "progress", "study", "tracking"}
 ONLY_IN = {  # a package from outside → the only places that may import it
     "prefect": ("flows/",),
     "mlflow": ("src/openhorizon/tracking.py",),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -17,12 +19,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from openhorizon import pipeline, process, profiles, sandbox
-from openhorizon.artifacts import REPORTS, read_json, require, stage_dir
-from openhorizon.config import PARAMS_FILE, Config, load
+from openhorizon.artifacts import REPORTS, checkpoint_dir, read_json, require, stage_dir
+from openhorizon.config import PARAMS_FILE, STAGES, Config, load
 from openhorizon.progress import Progress
 from openhorizon.study import plan
 
-STAGES = ("generate", "base", "sft", "teach", "distill", "baseline", "evaluate", "report")
 USER_ERROR = 2
 DEBUG_VARIABLE = "OPENHORIZON_DEBUG"
 MLFLOW_PORT = 5000
@@ -188,6 +189,62 @@ def show_kag(options: argparse.Namespace) -> int:
     return 0
 
 
+def play(options: argparse.Namespace) -> int:
+    """Watch a model solve a held-out task, step by step, or take its place."""
+    from rich.console import Console
+
+    from openhorizon import play as playing
+    from openhorizon.domains import DOMAINS
+    from openhorizon.domains.base import EnvironmentDied
+
+    config = load()
+    if options.domain not in config.domains:
+        raise ValueError(f"play: unknown domain {options.domain!r}; known are {', '.join(config.domains)}")
+    task = playing.heldout_task(options.domain, options.task, options.horizon, options.nth)
+    domain, budget = DOMAINS[task.world], config.budget[task.domain]
+    console = Console(width=None if sys.stdout.isatty() else 100, quiet=options.json)
+    show = playing.shower(console, options.delay)
+    try:
+        if options.take:
+            played = playing.take(domain, task, budget, input, functools.partial(console.print, markup=False), show)
+        else:
+            from openhorizon.model.sampler import load_policy
+
+            temperature = config.evaluate.temperature if options.temperature is None else options.temperature
+            policy = load_policy(require(checkpoint_dir(options.model)), config.machine)
+            played = playing.watch(policy, domain, task, budget, temperature, options.seed, show)
+    except EnvironmentDied as error:
+        raise ValueError(f"play: {task.world} broke: {error}") from error
+    finally:
+        process.end_children()
+    return _show_played(options, played, console)
+
+
+def show_trajectory(options: argparse.Namespace) -> int:
+    """Print an episode of an evaluation, or of any trajectories' file."""
+    from rich.console import Console
+
+    from openhorizon import play as playing
+
+    named = Path(options.source)
+    path = named if named.suffix == ".parquet" else stage_dir("evaluate", options.source) / "trajectories.parquet"
+    played = playing.find(require(path), options.task, options.domain, options.status, options.nth)
+    console = Console(width=None if sys.stdout.isatty() else 100, quiet=options.json)
+    show = playing.shower(console)
+    for turn in played.turns:
+        show(turn)
+    return _show_played(options, played, console)
+
+
+def _show_played(options: argparse.Namespace, played: Any, console: Any) -> int:
+    from openhorizon import play as playing
+
+    if options.json:
+        print(json.dumps(playing.as_json(played), ensure_ascii=False))
+    playing.show_end(console, played)
+    return 0
+
+
 def kag_table(domain: str, counts: dict[str, dict[str, dict[str, int]]]) -> Any:
     """What a graph holds, by type and world; the sums in the first column where there are several worlds."""
     from rich.table import Table
@@ -314,7 +371,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("profile", use_profile).add_argument("profile")
     add("report", show_report)
-    shown = commands.add_parser("show", help="Print the params, or a knowledge-action graph.")
+    shown = commands.add_parser("show", help="Print the params, a knowledge-action graph, or an episode.")
     what = shown.add_subparsers(required=True, metavar="WHAT")
     what.add_parser("params", help=show_params.__doc__).set_defaults(command=show_params)
     kag = what.add_parser("kag", help=show_kag.__doc__)
@@ -323,6 +380,23 @@ def _parser() -> argparse.ArgumentParser:
     kag.add_argument("--out", type=Path, help="the picture, a PNG (default: reports/kag_DOMAIN.png)")
     kag.add_argument("--seed", type=int, default=0, help="which trajectory is drawn")
     kag.add_argument("--steps", type=int, default=4, help="how many of its last actions")
+    seen = what.add_parser("trajectory", help=show_trajectory.__doc__)
+    seen.set_defaults(command=show_trajectory)
+    seen.add_argument("source", metavar="MODEL", help="an evaluated model, or a file of trajectories (.parquet)")
+    seen.add_argument("--domain", help="only of this one")
+    seen.add_argument("--status", help="only SOLVED, FAILED, TRUNCATED or ABORTED ones")
+    played = add("play", play)
+    played.add_argument("domain")
+    played.add_argument("--model", default="student", help="who plays (default: student)")
+    played.add_argument("--take", action="store_true", help="play it yourself")
+    played.add_argument("--horizon", type=int, help="a task that needs so many calls")
+    played.add_argument("--temperature", type=float, help="0 is greedy (default: the evaluation's)")
+    played.add_argument("--seed", type=int, default=0, help="of the sampling")
+    played.add_argument("--delay", type=float, default=0.0, help="seconds between turns")
+    for command in (seen, played):
+        command.add_argument("--task", help="its id")
+        command.add_argument("--nth", type=int, default=0, help="of those that fit (default: 0, the first)")
+        command.add_argument("--json", action="store_true", help="one line for a script")
     exported = add("export", export_model)
     exported.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME or student")
     exported.add_argument("--out", type=Path, required=True, help="a new or empty folder")
