@@ -294,7 +294,9 @@ def run_bench(options: argparse.Namespace) -> int:
     process.limit_threads(config.machine.threads)
     try:
         with Progress(f"bench {options.benchmark}") as shown:
-            metrics = benchmarking.bench(config, wanted, out, lambda who, done, total: shown.update(done, total, who))
+            metrics = benchmarking.bench(
+                config, wanted, out, out / "timing.json", lambda who, done, total: shown.update(done, total, who)
+            )
     finally:
         process.end_children()
     console.print(benchtables.result(metrics))
