@@ -31,7 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ALONE = ("base", "sft", "distill")  # each uses every core (cli.run_stage), and everything behind it waits for it
 
 
-def recipe(stage: Submit, domains: Sequence[str], baselines: Sequence[str]) -> list[PrefectFuture[Outcome]]:
+def recipe(
+    stage: Submit, domains: Sequence[str], baselines: Sequence[str], benchmarks: Sequence[str] = ()
+) -> list[PrefectFuture[Outcome]]:
     """Agents-A1, stage by stage; ``after`` is what a stage reads."""
     data = generate(stage, domains)
     base = stage("base", after=data)
@@ -40,6 +42,7 @@ def recipe(stage: Submit, domains: Sequence[str], baselines: Sequence[str]) -> l
     student = distill(stage, teachers)
     others = baseline(stage, baselines, student)
     scores = evaluate(stage, base, sft, teachers, student, others)
+    scores += [stage(f"benchmark@{name}", after=[student]) for name in benchmarks]
     return [*data, base, sft, *teachers.values(), student, *others.values(), *scores, stage("report", after=scores)]
 
 
@@ -62,7 +65,9 @@ def reproduce(profile: str | None = None) -> None:
                 ROOT, at_once, graph, stale, {tracking.PARENT_VARIABLE: parent}, ALONE, settled=shown.settled,
                 limits=settings.flow, gpu=settings.machine.device == "cuda",
             )  # fmt: skip
-            failed = finish(recipe(runner.submit, settings.domains, settings.baselines.run), runner)
+            failed = finish(
+                recipe(runner.submit, settings.domains, settings.baselines.run, settings.benchmarks.run), runner
+            )
             print("\n".join(summary(runner)), flush=True)
             shown.end(runner, ROOT)
             if failed:

@@ -7,6 +7,7 @@ Layout, relative to the project's root (a stage's working directory):
     artifacts/teach/DOMAIN/     the same
     artifacts/baseline/NAME/    the same
     artifacts/evaluate/MODEL/   records.parquet, metrics.json
+    artifacts/evaluate/benchmark@NAME/MODEL/  the same of a public benchmark; results.jsonl, trajectories.parquet
     reports/                    index.html, results.json
 """
 
@@ -26,7 +27,10 @@ REPORTS = Path("reports")
 
 
 def stage_dir(stage: str, target: str | None = None) -> Path:
-    """The folder of a stage's artifact; ``target`` is a domain or a model name such as ``teacher@search``."""
+    """The folder of a stage's artifact; ``target`` is a domain or a model name such as ``teacher@search``. Benchmarks
+    lie beside other evaluations, so that what reads evaluations depends on one folder, whichever are run."""
+    if stage == "benchmark":
+        return ROOT / "evaluate" / f"{stage}@{target}"
     return ROOT / stage / target if target else ROOT / stage
 
 

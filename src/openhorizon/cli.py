@@ -293,6 +293,35 @@ def export_model(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_bench(options: argparse.Namespace) -> int:
+    """Evaluate a model on a public benchmark, beside the benchmark's own solution and an empty policy."""
+    from rich.console import Console
+
+    from openhorizon import benchmarking, benchtables
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if options.list:
+        console.print(benchtables.known())
+        return 0
+    if not options.benchmark or not options.model:
+        raise ValueError("bench: name a benchmark and --model, or --list")
+    config = load()
+    temperature = config.evaluate.temperature if options.temperature is None else options.temperature
+    wanted = benchmarking.Wanted(options.benchmark, options.model, options.limit, temperature)
+    out = options.out or REPORTS / "bench" / options.benchmark / options.model.strip("/").replace("/", "_")
+    process.limit_threads(config.machine.threads)
+    try:
+        with Progress(f"bench {options.benchmark}") as shown:
+            metrics = benchmarking.bench(
+                config, wanted, out, out / "timing.json", lambda who, done, total: shown.update(done, total, who)
+            )
+    finally:
+        process.end_children()
+    console.print(benchtables.result(metrics))
+    console.print(f"results: {out}", soft_wrap=True, markup=False)
+    return 1 if metrics["broken"] else 0
+
+
 def doctor(_options: argparse.Namespace) -> int:
     """What this machine offers and what is missing."""
     rows = [("python", platform.python_version())]
@@ -397,6 +426,15 @@ def _parser() -> argparse.ArgumentParser:
     exported = add("export", export_model)
     exported.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME or student")
     exported.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    bench = add("bench", run_bench)
+    bench.add_argument("benchmark", metavar="NAME", nargs="?", help="one that --list names")
+    bench.add_argument("--list", action="store_true", help="all benchmarks, what they need, and what is there")
+    bench.add_argument(
+        "--model", help="base, sft, teacher@DOMAIN, baseline@NAME, student, smollm2, a folder, gold, floor"
+    )
+    bench.add_argument("--limit", type=int, help="the first so many tasks (default: all)")
+    bench.add_argument("--temperature", type=float, help="default: that of evaluate in params.yaml; 0 is greedy")
+    bench.add_argument("--out", type=Path, help="a folder for the results (default: reports/bench/NAME/MODEL)")
     add("doctor", doctor)
     add("mlflow", mlflow_ui).add_argument("--port", type=int, default=MLFLOW_PORT)
     return parser

@@ -166,7 +166,7 @@ def success(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
 
 def parameters(config: Config, stage: str, target: str | None = None) -> dict[str, str]:
     """Flat parameters that say what a stage does (``generate.noise`` → ``"0.15"``), with profile, seed, machine."""
-    chosen = config.baselines if stage == "baseline" else getattr(config, stage, None)
+    chosen = getattr(config, {"baseline": "baselines", "benchmark": "benchmarks"}.get(stage, stage), None)
     if isinstance(chosen, Mapping):
         chosen = chosen.get(target)
     blocks: dict[str, Any] = {"profile": config.profile, "seed": config.seed, "machine": config.machine}

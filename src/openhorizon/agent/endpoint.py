@@ -55,6 +55,11 @@ class Endpoint:
     retries: int = 2
     parallel: int = 16
 
+    @property
+    def name(self) -> str:
+        """As ``agent.player.Player`` has it."""
+        return f"{self.url}#{self.model}"
+
     def rollout(
         self,
         domains: Mapping[str, Domain],
