@@ -32,6 +32,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "tracking": {"pipeline", "progress"},
     "stages": {"agent", "bench", "domains", "kag", "losses", "model", "pipeline", "report", "tracking", "train"},
     "export": {"model", "pipeline"},
+    "serve": {"model", "process"},
     "play": {"agent", "domains"},
     # kag: `show kag`; model: `doctor`, `play`
     "cli": {
@@ -44,6 +45,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
         "process",
         "profiles",
         "progress",
+        "serve",
         "study",
         "tracking",
     },

@@ -276,6 +276,19 @@ def export_model(options: argparse.Namespace) -> int:
     return 0
 
 
+def serve_model(options: argparse.Namespace) -> int:  # noqa: RET503 (execve does not return)
+    """Serve a model behind an OpenAI-compatible endpoint, until it is interrupted."""
+    from openhorizon.serve import instructions, serve
+
+    machine, where = load().machine, (options.host, options.port)
+    if options.print:
+        print(instructions(options.model, machine, *where, options.engine or "transformers", options.raw))
+        return 0
+    if not _port_free(options.port):
+        raise ValueError(f"port {options.port}: in use; choose another with --port")
+    serve(options.model, machine, *where, options.engine, options.raw)
+
+
 def doctor(_options: argparse.Namespace) -> int:
     """What this machine offers and what is missing."""
     rows = [("python", platform.python_version())]
@@ -374,6 +387,13 @@ def _parser() -> argparse.ArgumentParser:
     exported = add("export", export_model)
     exported.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME or student")
     exported.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    served = add("serve", serve_model)
+    served.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME, student, smollm2 or a folder")
+    served.add_argument("--host", default="127.0.0.1")
+    served.add_argument("--port", type=int, default=8000)
+    served.add_argument("--engine", choices=("vllm", "sglang", "transformers"), help="default: the first installed")
+    served.add_argument("--raw", action="store_true", help="the text as the model writes it, calls and thoughts in it")
+    served.add_argument("--print", action="store_true", help="say what would be started, for another environment")
     add("doctor", doctor)
     add("mlflow", mlflow_ui).add_argument("--port", type=int, default=MLFLOW_PORT)
     return parser
