@@ -120,7 +120,7 @@ def equal_without(task: Task, missing: int) -> bool:
     less, _ = replay(DOMAIN, task, (*actions[:missing], *actions[missing + 1 :]))
     assert isinstance(full, BfclEnvironment) and isinstance(less, BfclEnvironment)
     again = [step.observation.text for n, step in enumerate(full.steps) if n != missing]
-    state = bfcl._library().module(bfcl._CHECKER).state_checker(less.simulators.instances, full.simulators.instances)
+    state = bfcl.bfcl_library().module(bfcl.CHECKER).state_checker(less.simulators.instances, full.simulators.instances)
     return result in again and bool(state["valid"])
 
 
@@ -229,4 +229,4 @@ def test_a_malformed_or_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'no_such_package' is not installed; run: pip install --no-deps x==1"):
         borrowed.package_folder("no_such_package", "x==1")
     with pytest.raises(ValueError, match=r"no module bfcl_eval\.nothing"):
-        bfcl._library().module("bfcl_eval.nothing")
+        bfcl.bfcl_library().module("bfcl_eval.nothing")

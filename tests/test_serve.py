@@ -29,8 +29,8 @@ from openhorizon.agent.render import write_action
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.domains.base import Call
 from openhorizon.model.load import Checkpoint, save_checkpoint
-from openhorizon.model.player import open_player
 from openhorizon.model.smollm2 import CHAT_TEMPLATE as SMOLLM2_TEMPLATE
+from openhorizon.players import open_player
 
 STARTS_S = 120.0
 

@@ -289,6 +289,33 @@ def serve_model(options: argparse.Namespace) -> int:  # noqa: RET503 (execve doe
     serve(options.model, machine, *where, options.engine, options.raw)
 
 
+def run_bench(options: argparse.Namespace) -> int:
+    """Evaluate a model on a public benchmark, beside the benchmark's own solution and an empty policy."""
+    from rich.console import Console
+
+    from openhorizon import benchmarking, benchtables
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if options.list:
+        console.print(benchtables.known())
+        return 0
+    if not options.benchmark or not options.model:
+        raise ValueError("bench: name a benchmark and --model, or --list")
+    config = load()
+    temperature = config.evaluate.temperature if options.temperature is None else options.temperature
+    wanted = benchmarking.Wanted(options.benchmark, options.model, options.limit, temperature)
+    out = options.out or REPORTS / "bench" / options.benchmark / options.model.strip("/").replace("/", "_")
+    process.limit_threads(config.machine.threads)
+    try:
+        with Progress(f"bench {options.benchmark}") as shown:
+            metrics = benchmarking.bench(config, wanted, out, lambda who, done, total: shown.update(done, total, who))
+    finally:
+        process.end_children()
+    console.print(benchtables.result(metrics))
+    console.print(f"results: {out}", soft_wrap=True, markup=False)
+    return 1 if metrics["broken"] else 0
+
+
 def doctor(_options: argparse.Namespace) -> int:
     """What this machine offers and what is missing."""
     rows = [("python", platform.python_version())]
@@ -394,6 +421,15 @@ def _parser() -> argparse.ArgumentParser:
     served.add_argument("--engine", choices=("vllm", "sglang", "transformers"), help="default: the first installed")
     served.add_argument("--raw", action="store_true", help="the text as the model writes it, calls and thoughts in it")
     served.add_argument("--print", action="store_true", help="say what would be started, for another environment")
+    bench = add("bench", run_bench)
+    bench.add_argument("benchmark", metavar="NAME", nargs="?", help="one that --list names")
+    bench.add_argument("--list", action="store_true", help="all benchmarks, what they need, and what is there")
+    bench.add_argument(
+        "--model", help="base, sft, teacher@DOMAIN, baseline@NAME, student, smollm2, a folder, gold, floor"
+    )
+    bench.add_argument("--limit", type=int, help="the first so many tasks (default: all)")
+    bench.add_argument("--temperature", type=float, help="default: that of evaluate in params.yaml; 0 is greedy")
+    bench.add_argument("--out", type=Path, help="a folder for the results (default: reports/bench/NAME/MODEL)")
     add("doctor", doctor)
     add("mlflow", mlflow_ui).add_argument("--port", type=int, default=MLFLOW_PORT)
     return parser

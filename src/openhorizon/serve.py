@@ -26,7 +26,7 @@ from typing import Any, Literal, NoReturn
 from openhorizon import process
 from openhorizon.artifacts import replace_dir, write_text
 from openhorizon.config import MachineConfig
-from openhorizon.model.player import checkpoint_of
+from openhorizon.players import checkpoint_of
 
 FOLDER = Path(".openhorizon") / "serve"
 HOST, PORT = "127.0.0.1", 8000
@@ -101,6 +101,8 @@ def prepare(model: str, raw: bool, root: Path = FOLDER) -> Path:
         ValueError: no such model; no usable tokenizer; or, unless ``raw``, a chat template that renders no calls.
     """
     source = checkpoint_of(model).resolve()
+    if not (source / "config.json").is_file():
+        raise ValueError(f"{model}: a folder without config.json, so no checkpoint")
     tokenizer = _tokenizer(source)
     with replace_dir(root / served_name(model)) as folder:
         for path in sorted(source.iterdir()):

@@ -51,8 +51,8 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """What stands in a trajectory in place of a checkpoint's hash."""
-        return self.model
+        """As ``agent.player.Player`` has it."""
+        return f"{self.url}#{self.model}"
 
     def rollout(
         self,

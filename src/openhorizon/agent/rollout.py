@@ -174,8 +174,8 @@ def rollout(
     max_turns: int | None = None,
 ) -> list[Trajectory]:
     """One trajectory a task, in the order of ``tasks``; the same task twice gives two independent samples. An episode's
-    seed depends on ``seed`` (one for all, or one a task), on its task and on how often that came before, not on what
-    else is rolled out.
+    seed depends on its task and on how often that came before, not on what else is rolled out; ``seed`` is one for all
+    of them, or one a task.
 
     Tasks of several domains are rolled out together, since a step of the policy costs much the same for few
     conversations as for many; each meets the environment and the budget of its own domain.
@@ -187,7 +187,6 @@ def rollout(
         ValueError: a prompt does not fit the context budget.
     """
     finished: dict[int, Trajectory] = {}
-    seeds = [seed] * len(tasks) if isinstance(seed, int) else seed
     waiting = list(range(len(tasks)))
     nth, seen = list[int](), Counter[str]()
     for task in tasks:
@@ -197,7 +196,7 @@ def rollout(
         episodes: dict[int, Episode] = {}
         for i in waiting:
             task, budget = tasks[i], budgets[tasks[i].domain]
-            own = derive(seeds[i], task.id, nth[i], attempt)
+            own = derive(seed if isinstance(seed, int) else seed[i], task.id, nth[i], attempt)
             try:
                 episodes[i] = Episode(domains[task.world], task, policy.renderer, budget, policy.name, own, max_turns)
             except EnvironmentDied as error:  # it did not even start

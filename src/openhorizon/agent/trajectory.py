@@ -158,7 +158,7 @@ class TrajectoryWriter(Writer):
         super().__init__(path, _TRAJECTORY_SCHEMA)
 
     def add(self, trajectory: Trajectory) -> None:
-        self.add_row(_to_row(trajectory))
+        self.add_row(trajectory_row(trajectory))
 
 
 class TaskWriter(Writer):
@@ -198,6 +198,16 @@ def write_tasks(path: Path, tasks: Iterable[Task]) -> None:
 def read_tasks(path: Path) -> list[Task]:
     """Raises ``ValueError`` with the path where the file is missing, truncated or of another schema."""
     return [_task(row["task"]) for row in _read(path, _TASK_SCHEMA)]
+
+
+def iter_tasks(path: Path) -> Iterator[Task]:
+    """The tasks of a table of tasks or of trajectories, one by one. Raises ``ValueError`` as ``read_tasks`` does."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=["task"]):
+                yield from (_task(row["task"]) for row in batch.to_pylist())
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise ValueError(f"{path}: missing or damaged ({str(error).splitlines()[0]}); run its stage again") from error
 
 
 def trajectory_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -264,7 +274,8 @@ def _turn_json(turn: Turn) -> dict[str, Any]:
     return {key: it for key, it in value.items() if key != "experts" and (key != "written" or it)}
 
 
-def _to_row(trajectory: Trajectory) -> dict[str, Any]:
+def trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
+    """What ``trajectory_of`` reads: flat values and JSON texts."""
     task, verdict = trajectory.task, trajectory.verdict
     return {
         "task": _task_json(task),

@@ -83,10 +83,10 @@ class Contamination:
     def check(self, task: Task) -> str:
         """ "" for a clean task, or what it shares with what; counted for ``report``."""
         self._checked += 1
-        found = next(self._found(task), None)
+        found = next(self.overlaps(task), None)
         if found is None:
             return ""
-        source, kind, reason = found
+        source, kind, reason, _ = found
         self._dropped[source, kind] += 1
         examples = self._examples.setdefault((source, kind), [])
         if len(examples) < EXAMPLES:
@@ -118,27 +118,29 @@ class Contamination:
         length = text.count(" ") + 1
         return _grams(text, min(length, self.ngram)) if length >= WORDING else iter(())
 
-    def _found(self, task: Task) -> Iterator[tuple[str, str, str]]:
-        """Every overlap as (source, kind, reason)."""
+    def overlaps(self, task: Task) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
+        """Every overlap as (source, kind, reason, which of a benchmark's texts have it)."""
         prompt = normal(task.prompt)
         if prompt in self._prompts:
-            yield HELDOUT, "prompt", f"prompt of held-out task {self._prompts[prompt]}"
+            yield HELDOUT, "prompt", f"prompt of held-out task {self._prompts[prompt]}", ()
         for a, b in task.entity_pairs:
             if _pair((a, b)) in self._pairs:
-                yield HELDOUT, "entity", f"entity pair {a} / {b} of held-out task {self._pairs[_pair((a, b))]}"
+                reason = f"entity pair {a} / {b} of held-out task {self._pairs[_pair((a, b))]}"
+                yield HELDOUT, "entity", reason, ()
         for gram in (gram for length in reversed(self._lengths) for gram in _grams(prompt, length)):
             if gram in self._grams and not any(run in self._wording for run in _grams(gram, WORDING)):
                 source, which = self._grams[gram]
-                yield source, "n-gram", f"{gram.count(' ') + 1} words of {which}: {gram!r}"
+                having = tuple(sorted(self._texts[source].holding(gram))) if source in self._texts else ()
+                yield source, "n-gram", f"{gram.count(' ') + 1} words of {which}: {gram!r}", having
         for name, texts in self._texts.items():
             for i in texts.holding(prompt):
                 if prompt.count(" ") + 1 >= WORDING or texts.texts[i].strip() == prompt:
-                    yield name, "prompt", f"the whole prompt stands in text {i + 1} of {name}"
+                    yield name, "prompt", f"the whole prompt stands in text {i + 1} of {name}", (i,)
             for a, b in task.entity_pairs:
                 if is_name(a) and is_name(b) and normal(a) != normal(b):
                     both = set(texts.holding(normal(a))) & set(texts.holding(normal(b)))
                     for i in sorted(both):
-                        yield name, "entity", f"entity pair {a} / {b} in text {i + 1} of {name}"
+                        yield name, "entity", f"entity pair {a} / {b} in text {i + 1} of {name}", (i,)
 
 
 def usual_prompts(domain: Domain, horizons: Sequence[int], count: int, seed: int) -> list[str]:

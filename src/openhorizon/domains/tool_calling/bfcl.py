@@ -48,7 +48,7 @@ from openhorizon.domains.tool_calling.borrowed import Library, package_folder
 
 VARIANTS = ("base", "long_context", "miss_func", "miss_param")
 BENCHMARK_PERCENT = 25  # of the scenarios: left to the benchmark
-_CHECKER = "bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker"
+CHECKER = "bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker"
 _CONFIG = "bfcl_eval.constants.executable_backend_config"
 _TYPES = {"dict": "object", "float": "number", "tuple": "array"}
 _SIZES = ("exponent", "precision", "decimal_places")  # arguments that a calculation's cost grows with
@@ -66,7 +66,7 @@ NEXT = Tool(
 
 
 @functools.cache
-def _library() -> Library:
+def bfcl_library() -> Library:
     return Library("bfcl_eval", package_folder("bfcl_eval", "bfcl-eval==2026.3.23"), {})
 
 
@@ -77,7 +77,7 @@ def entries() -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: the package is missing, or a file of it is not what it should be.
     """
-    data = _library().folder / "data"
+    data = bfcl_library().folder / "data"
     found: dict[str, dict[str, Any]] = {}
     for variant in VARIANTS:
         name = f"BFCL_v4_multi_turn_{variant}.json"
@@ -131,8 +131,8 @@ def heldout_texts() -> tuple[str, ...]:
 @functools.cache
 def class_tools(name: str) -> tuple[Tool, ...]:
     """A simulator's functions as tools."""
-    files: Mapping[str, str] = _library().module(_CONFIG).MULTI_TURN_FUNC_DOC_FILE_MAPPING
-    rows = _rows(_library().folder / "data" / "multi_turn_func_doc" / files[name])
+    files: Mapping[str, str] = bfcl_library().module(_CONFIG).MULTI_TURN_FUNC_DOC_FILE_MAPPING
+    rows = _rows(bfcl_library().folder / "data" / "multi_turn_func_doc" / files[name])
     return tuple(Tool(row["name"], row["description"], _schema(row["parameters"])) for row in rows)
 
 
@@ -155,11 +155,11 @@ class Simulators:
     """The services of one task, from its initial state on."""
 
     def __init__(self, entry: Mapping[str, Any]) -> None:
-        config = _library().module(_CONFIG)
+        config = bfcl_library().module(_CONFIG)
         self.instances: dict[str, Any] = {}
         self.methods: dict[str, Callable[..., Any]] = {}
         for name in entry["involved_classes"]:
-            instance = getattr(_library().module(config.CLASS_FILE_PATH_MAPPING[name]), name)()
+            instance = getattr(bfcl_library().module(config.CLASS_FILE_PATH_MAPPING[name]), name)()
             if name not in config.STATELESS_CLASSES:
                 state = copy.deepcopy(entry["initial_config"].get(name, {}))
                 instance._load_scenario(state, long_context=entry["variant"] == "long_context")
@@ -170,12 +170,13 @@ class Simulators:
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
         """The result as the benchmark writes it. What a simulator raises is its answer, as there; numbers with which
-        the calculator would not come back are refused."""
+        the calculator would not come back are refused. Arguments are copied, since a simulator keeps and changes them.
+        """
         huge = next((key for key in _SIZES if _too_large(arguments.get(key))), "")
         if huge:
             return f"Error during execution: {huge} is more than {LARGEST}"
         try:
-            result = self.methods[name](**arguments)
+            result = self.methods[name](**copy.deepcopy(dict(arguments)))
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             return f"Error during execution: {error}"
         if isinstance(result, dict):
@@ -237,7 +238,7 @@ class BfclDomain(Published):
             domain=self.name,
             id=f"tool_calling/bfcl-{key}-{seed}",
             split=split,
-            prompt=_said(entry, 0),
+            prompt=said(entry, 0),
             horizon=horizon,
             seed=seed,
             state={"id": key},
@@ -248,7 +249,7 @@ class BfclDomain(Published):
             source=self.source,
         )
 
-    def start(self, task: Task) -> BfclEnvironment:
+    def start(self, task: Task) -> Environment:
         return BfclEnvironment(task, self.tools_for(task))
 
     def demonstration(self, task: Task) -> tuple[Action, ...] | None:
@@ -258,8 +259,8 @@ class BfclDomain(Published):
         simulators, actions = Simulators(entry), list[Action]()
         for calls in entry["gold"]:
             actions += [simulators.read(text) for text in calls]
-            said = "That is done." if calls else "I cannot do that yet: something that I need for it is missing."
-            actions.append(Call(NEXT.name, {"message": said}))
+            message = "That is done." if calls else "I cannot do that yet: something that I need for it is missing."
+            actions.append(Call(NEXT.name, {"message": message}))
         return (*actions, Answer(f"Answer: {task.reference}"))
 
     def verify(self, task: Task, environment: Environment, answer: Answer | None) -> Verdict:
@@ -308,17 +309,16 @@ class BfclEnvironment(Environment):
         evidence = (f"{key}/turn {self.turn}",)
         if self.turn == turns:
             return Observation(f"The conversation is over. Closing code: {_code(key)}", evidence)
-        text = f"User: {_said(self.entry, self.turn)}"
-        for name in self.entry.get("missed_function", {}).get(str(self.turn), ()):
-            tool = next(tool for tool in _offered(self.entry) if tool.name == name)
-            self.tools[name] = tool
+        text = f"User: {said(self.entry, self.turn)}"
+        for tool in announced(self.entry, self.turn):
+            self.tools[tool.name] = tool
             text += "\n" + json.dumps(tool.schema()["function"])
         return Observation(text, evidence)
 
     def _check(self) -> None:
         """Run the turn's gold calls and compare, as the benchmark does; a turn without gold calls has nothing to be
         compared."""
-        checker = _library().module(_CHECKER)
+        checker = bfcl_library().module(CHECKER)
         calls = [self.gold.read(text) for text in self.entry["gold"][self.turn]]
         expected = [self.gold.call(call.name, call.arguments) for call in calls]
         if not expected:
@@ -335,9 +335,16 @@ def _offered(entry: Mapping[str, Any]) -> tuple[Tool, ...]:
     return tuple(tool for tool in found.values() if tool.name not in excluded)
 
 
-def _said(entry: Mapping[str, Any], turn: int) -> str:
-    said = " ".join(message["content"] for message in entry["question"][turn])
-    return said or "Here is another function that you can use for what I asked."
+def announced(entry: Mapping[str, Any], turn: int) -> tuple[Tool, ...]:
+    """Functions that a user hands over at the beginning of a turn (from 0), which the task kept back until then."""
+    names = entry.get("missed_function", {}).get(str(turn), ())
+    return tuple(next(tool for tool in _offered(entry) if tool.name == name) for name in names)
+
+
+def said(entry: Mapping[str, Any], turn: int) -> str:
+    """The user's words at the beginning of a turn."""
+    words = " ".join(message["content"] for message in entry["question"][turn])
+    return words or "Here is another function that you can use for what I asked."
 
 
 def _code(key: str) -> str:

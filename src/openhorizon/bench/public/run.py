@@ -1,0 +1,107 @@
+"""A player on a benchmark's tasks: played in small batches, measured, and written to the journal as they finish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from openhorizon.agent.player import Player, Script
+from openhorizon.agent.render import read_action
+from openhorizon.agent.trajectory import Status, Trajectory
+from openhorizon.bench.public.base import FLOOR, GOLD, Benchmark, Result
+from openhorizon.bench.public.journal import Journal
+from openhorizon.domains.base import Call, Task
+from openhorizon.seeds import derive
+
+AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a player is asked."""
+
+    temperature: float
+    seed: int
+    at_once: int = AT_ONCE  # tasks, and what a kill costs at most; no part of a result
+
+
+def run(
+    benchmark: Benchmark,
+    player: Player,
+    tasks: Sequence[Task],
+    sampling: Sampling,
+    journal: Journal,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Result]:
+    """One result a task, in the order of ``tasks``; what the journal has is not played again, unless it was ABORTED."""
+    done = {name for name, result in journal.results.items() if result.status is not Status.ABORTED}
+    waiting = [task for task in tasks if task.id not in done]
+    unjudged = {task.id: why for task in waiting if (why := benchmark.unjudged(task))}
+    journal.add(
+        (not_judged(benchmark, player, task, unjudged[task.id]), None) for task in waiting if task.id in unjudged
+    )
+    waiting = [task for task in waiting if task.id not in unjudged]
+    for start in range(0, len(waiting), sampling.at_once):
+        progress(len(tasks) - len(waiting) + start, len(tasks))
+        batch = waiting[start : start + sampling.at_once]
+        seeds = [derive(sampling.seed, "bench", benchmark.name, task.id) for task in batch]
+        began = time.monotonic()
+        played = player.rollout(
+            {batch[0].world: benchmark.domain}, batch, seeds, {batch[0].domain: benchmark.budget}, sampling.temperature
+        )
+        seconds = (time.monotonic() - began) / len(batch)
+        journal.add((measured(benchmark, player, it, seconds), text_only(it)) for it in played)
+    progress(len(tasks), len(tasks))
+    return [journal.results[task.id] for task in tasks]
+
+
+def reference(benchmark: Benchmark, name: str) -> Script:
+    """The benchmark's own solution, or its empty policy, as a player.
+
+    Raises:
+        ValueError: there is no such solution.
+    """
+    if name == FLOOR:
+        return Script(FLOOR, benchmark.floor)
+    if benchmark.gold is None:
+        raise ValueError(f"benchmark {benchmark.name} has no {GOLD}: {benchmark.no_gold}")
+    return Script(GOLD, benchmark.gold)
+
+
+def measured(benchmark: Benchmark, player: Player, trajectory: Trajectory, seconds: float) -> Result:
+    """What an episode was worth. ABORTED is worth nothing, and is no failure either."""
+    task, aborted = trajectory.task, trajectory.status is Status.ABORTED
+    metrics = {} if aborted else benchmark.measure(trajectory)
+    actions = [read_action(turn.text) for turn in trajectory.turns if turn.role == "assistant"]
+    generated = trajectory.written
+    return Result(
+        task=task.id,
+        group=benchmark.group(task),
+        horizon=task.horizon,
+        player=player.name,
+        status=trajectory.status,
+        success=None if aborted else metrics[benchmark.primary].value >= 1,
+        metrics=metrics,
+        reason=trajectory.verdict.reason,
+        tool_calls=trajectory.tool_calls,
+        unreadable_calls=sum(isinstance(action, Call) and not action.name for action in actions),
+        failed_calls=sum(turn.role == "tool" and turn.error for turn in trajectory.turns),
+        read_tokens=len(trajectory.ids) - sum(trajectory.loss_mask),
+        tokens=generated,
+        seconds=seconds,
+        answer=trajectory.answer,
+    )
+
+
+def not_judged(benchmark: Benchmark, player: Player, task: Task, why: str) -> Result:
+    return Result(
+        task.id, benchmark.group(task), task.horizon, player.name, None, None, {}, why, 0, 0, 0, 0, 0, 0.0, None
+    )
+
+
+def text_only(trajectory: Trajectory) -> Trajectory:
+    """Without token ids: they serve training, and a journal is read by people and comparisons."""
+    return replace(
+        trajectory, turns=tuple(replace(turn, ids=(), logprobs=(), experts=None) for turn in trajectory.turns)
+    )

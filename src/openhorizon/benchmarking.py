@@ -1,0 +1,170 @@
+"""A public benchmark from its name to results on disk: who plays, beside what, after having seen what.
+
+Written are, into a folder that appears only when everything is there:
+
+    metrics.json          the benchmark, the player and how it was asked; rates with intervals, reference rows, the
+                          authors' figures, what was not judged and why, contamination, cost
+    results.jsonl         one task a line, with all its metrics
+    records.parquet       the same in the form that ``bench.base`` has for every evaluation, for comparisons
+    trajectories.parquet  the episodes, as text
+
+Finished tasks are kept in a journal meanwhile (bench/public/journal.py), so that what was killed goes on, and a larger
+``limit`` plays only what is new.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from openhorizon.agent.player import Player
+from openhorizon.agent.trajectory import Status, iter_tasks, write_trajectories
+from openhorizon.artifacts import replace_dir, stage_dir, write_json, write_text
+from openhorizon.bench.base import Record, write_records
+from openhorizon.bench.public import BENCHMARKS
+from openhorizon.bench.public.base import FLOOR, GOLD, Benchmark, Result
+from openhorizon.bench.public.journal import Journal, code_hash, journal_path
+from openhorizon.bench.public.reported import reported
+from openhorizon.bench.public.run import Sampling, reference, run
+from openhorizon.bench.public.summary import LISTED, cost, counts, failures, rates
+from openhorizon.config import Config
+from openhorizon.domains.base import Task
+from openhorizon.kag.exposure import exposure
+from openhorizon.players import open_player, ours
+
+Said = Callable[[str, int, int], None]  # who plays, tasks done, tasks in all
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One run of one benchmark. ``limit``: the first so many tasks; None: all."""
+
+    benchmark: str
+    model: str
+    limit: int | None
+    temperature: float
+
+
+def find(name: str) -> Benchmark:
+    """Raises ``ValueError`` for an unknown name."""
+    if name not in BENCHMARKS:
+        raise ValueError(f"unknown benchmark {name!r}; known are {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def bench(config: Config, wanted: Wanted, out: Path, said: Said = lambda who, done, total: None) -> dict[str, Any]:
+    """Play, write ``out`` and return what its metrics.json has.
+
+    Raises:
+        ValueError, FileNotFoundError: no such benchmark or model, or its data is not there or damaged.
+    """
+    benchmark = find(wanted.benchmark)
+    if wanted.limit is not None and wanted.limit < 1:
+        raise ValueError(f"--limit: {wanted.limit} is less than 1")
+    tasks = list(benchmark.tasks()[: wanted.limit])
+    sampling = Sampling(wanted.temperature, config.seed)
+    known = {GOLD: benchmark.gold is not None, FLOOR: True}
+    alone = wanted.model in known
+    player = reference(benchmark, wanted.model) if alone else open_player(wanted.model, config.machine)
+    journals = {wanted.model: _play(benchmark, player, wanted.model, tasks, sampling, said)}
+    for name in (name for name, there in known.items() if there and name != wanted.model):
+        journals[name] = _play(benchmark, reference(benchmark, name), name, tasks, sampling, said)
+    found = {name: [journal.results[task.id] for task in tasks] for name, journal in journals.items()}
+    metrics = {
+        "benchmark": describe(benchmark) | {"tasks": len(benchmark.tasks()), "limit": wanted.limit},
+        "model": wanted.model,
+        "player": player.name,
+        "sampling": {**asdict(sampling), "turn_tokens": benchmark.budget.turn_tokens},
+        **summary(benchmark, found[wanted.model], found, config.seed),
+        "counts": counts(found[wanted.model]),
+        "cost": cost(found[wanted.model]),
+        "contamination": contamination(config, benchmark, wanted.model, tasks),
+        "reported": reported(benchmark.name),
+    }
+    with replace_dir(out) as folder:
+        write_json(folder / "metrics.json", metrics)
+        write_results(folder, benchmark, wanted.model, found[wanted.model], journals[wanted.model], config.seed)
+    return metrics
+
+
+def describe(benchmark: Benchmark) -> dict[str, Any]:
+    """What a reader has to know of a benchmark besides its figures."""
+    names = ("name", "title", "version", "licence", "split", "protocol", "primary", "gold_score", "no_gold")
+    return {name: getattr(benchmark, name) for name in names}
+
+
+def summary(
+    benchmark: Benchmark, mine: Sequence[Result], by_player: dict[str, list[Result]], seed: int
+) -> dict[str, Any]:
+    """Rates and reference rows; no rates of a benchmark whose own solution fails."""
+    wrong = failures(benchmark, by_player.get(GOLD, []))
+    return {
+        "broken": {"failures": len(wrong), "tasks": wrong[:LISTED]} if wrong else None,
+        "rates": [] if wrong else [asdict(rate) for rate in rates(benchmark, mine, seed)],
+        "references": {
+            name: [asdict(rate) for rate in rates(benchmark, results, seed) if rate.metric == benchmark.primary]
+            for name, results in by_player.items()
+            if name in (GOLD, FLOOR)
+        },
+    }
+
+
+def contamination(config: Config, benchmark: Benchmark, model: str, tasks: Sequence[Task]) -> dict[str, Any]:
+    """What training saw of these tasks; of a model that was not trained here nobody knows."""
+    if model in (GOLD, FLOOR) or not ours(model):
+        return {"checked": False, "why": "not trained here: what its training data holds is not known"}
+    paths = [
+        stage_dir("generate", domain) / f"{part}.parquet"
+        for domain in config.domains
+        for part in ("demonstrations", "prompts")
+    ]
+    training = (task for path in paths for task in iter_tasks(path))
+    return {"checked": True, **exposure(training, {task.id: benchmark.texts(task) for task in tasks})}
+
+
+def write_results(
+    folder: Path, benchmark: Benchmark, model: str, results: Sequence[Result], journal: Journal, seed: int
+) -> None:
+    """All but metrics.json."""
+    write_text(folder / "results.jsonl", "".join(json.dumps(asdict(it), ensure_ascii=False) + "\n" for it in results))
+    write_records(folder / "records.parquet", [_record(benchmark, model, it, seed) for it in results])
+    played = [journal.trajectories[it.task] for it in results if it.task in journal.trajectories]
+    write_trajectories(folder / "trajectories.parquet", played)
+
+
+def _play(
+    benchmark: Benchmark, player: Player, name: str, tasks: Sequence[Task], sampling: Sampling, said: Said
+) -> Journal:
+    identity = {
+        "benchmark": benchmark.name,
+        "version": benchmark.version,
+        "player": player.name,
+        "temperature": sampling.temperature,
+        "seed": sampling.seed,
+        "budget": asdict(benchmark.budget),
+        "code": code_hash(),
+    }
+    journal = Journal(journal_path(identity), identity)
+    run(benchmark, player, tasks, sampling, journal, lambda done, total: said(name, done, total))
+    return journal
+
+
+def _record(benchmark: Benchmark, model: str, result: Result, seed: int) -> Record:
+    return Record(
+        task=result.task,
+        domain=benchmark.name,
+        horizon=result.horizon,
+        seed=seed,
+        model=model,
+        status=result.status or Status.ABORTED,
+        success=result.success,
+        score=result.metrics[benchmark.primary].value if result.metrics else 0.0,
+        reason=result.reason,
+        tool_calls=result.tool_calls,
+        first_failing_turn=None,
+        tokens=result.tokens,
+        answer=result.answer,
+    )
