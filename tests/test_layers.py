@@ -49,16 +49,19 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "play": {"agent", "domains"},
     "benchmarking": {"agent", "bench", "domains", "kag", "players"},  # kag: what a model may have seen
     "benchtables": {"bench"},
+    "evaluating": {"agent", "bench", "domains"},
     # kag: `show kag`; model: `doctor`, `play`
     "cli": {
         "benchmarking",
         "benchtables",
         "domains",
+        "evaluating",
         "export",
         "kag",
         "model",
         "pipeline",
         "play",
+        "players",
         "process",
         "profiles",
         "progress",

@@ -141,24 +141,24 @@ def show_report(_options: argparse.Namespace) -> int:
 
     results = read_json(REPORTS / "results.json")
     console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(results_table(results))
+    console.print(results_table(results["rows"], f"held-out success, profile {results['profile']}"))
     console.print(f"report: {REPORTS / 'index.html'}  figures: {REPORTS / 'results.json'}", soft_wrap=True)
     return 0
 
 
-def results_table(results: dict[str, Any]) -> Any:
+def results_table(rows: Sequence[dict[str, Any]], title: str) -> Any:
     """Success by model and domain over all horizons, with the number of tasks."""
     from rich.table import Table
 
     from openhorizon.tracking import success
 
-    table = Table(title=f"held-out success, profile {results['profile']}", title_justify="left")
-    figures = success(results["rows"])
-    domains = list(dict.fromkeys(row["domain"] for row in results["rows"] if (row["model"], row["domain"]) in figures))
+    table = Table(title=title, title_justify="left")
+    figures = success(rows)
+    domains = list(dict.fromkeys(row["domain"] for row in rows if (row["model"], row["domain"]) in figures))
     table.add_column("model")
     for domain in domains:
         table.add_column(domain, justify="right")
-    for model in dict.fromkeys(row["model"] for row in results["rows"]):
+    for model in dict.fromkeys(row["model"] for row in rows):
         cells = [f"{figures[model, domain]:.3f}" if (model, domain) in figures else "–" for domain in domains]
         table.add_row(model, *cells)
     return table
@@ -289,6 +289,31 @@ def serve_model(options: argparse.Namespace) -> int:  # noqa: RET503 (execve doe
     serve(options.model, machine, *where, options.engine, options.raw)
 
 
+def evaluate_model(options: argparse.Namespace) -> int:
+    """Play held-out tasks with any model, also one that is served."""
+    from rich.console import Console
+
+    from openhorizon import evaluating
+    from openhorizon.players import open_player
+
+    config = load()
+    name = options.name or options.model.rpartition("#")[2].strip("/").replace("/", "_")
+    temperature = config.evaluate.temperature if options.temperature is None else options.temperature
+    domains = options.domains.split(",") if options.domains else list(config.domains)
+    wanted = evaluating.Wanted(name, domains, options.tasks or config.evaluate.tasks, temperature)
+    out = options.out or REPORTS / "evaluate" / name
+    process.limit_threads(config.machine.threads)
+    try:
+        with Progress(f"evaluate {name}") as shown:
+            table = evaluating.evaluate(config, open_player(options.model, config.machine), wanted, out, shown.update)
+    finally:
+        process.end_children()
+    title = f"held-out success of {options.model}"
+    Console(width=None if sys.stdout.isatty() else 100).print(results_table([vars(row) for row in table], title))
+    print(f"results: {out}")
+    return 0
+
+
 def run_bench(options: argparse.Namespace) -> int:
     """Evaluate a model on a public benchmark, beside the benchmark's own solution and an empty policy."""
     from rich.console import Console
@@ -414,6 +439,13 @@ def _parser() -> argparse.ArgumentParser:
     exported = add("export", export_model)
     exported.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME or student")
     exported.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    evaluated = add("evaluate", evaluate_model)
+    evaluated.add_argument("model", help="a model of this checkout, smollm2, a folder, or URL#MODEL of an endpoint")
+    evaluated.add_argument("--name", help="what records and reports call it (default: the model's)")
+    evaluated.add_argument("--domains", help="by commas (default: all)")
+    evaluated.add_argument("--tasks", type=int, help="a domain (default: evaluate.tasks)")
+    evaluated.add_argument("--temperature", type=float, help="default: that of evaluate in params.yaml; 0 is greedy")
+    evaluated.add_argument("--out", type=Path, help="default: reports/evaluate/NAME")
     served = add("serve", serve_model)
     served.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME, student, smollm2 or a folder")
     served.add_argument("--host", default="127.0.0.1")
