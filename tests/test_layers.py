@@ -50,10 +50,12 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "benchmarking": {"agent", "bench", "domains", "kag", "players"},  # kag: what a model may have seen
     "benchtables": {"bench"},
     "evaluating": {"agent", "bench", "domains"},
+    "comparing": {"agent", "bench", "report", "tracking"},
     # kag: `show kag`; model: `doctor`, `play`
     "cli": {
         "benchmarking",
         "benchtables",
+        "comparing",
         "domains",
         "evaluating",
         "export",

@@ -314,6 +314,23 @@ def evaluate_model(options: argparse.Namespace) -> int:
     return 0
 
 
+def compare_models(options: argparse.Namespace) -> int:
+    """Hold two evaluations of the same tasks against each other, task by task."""
+    from rich.console import Console
+
+    from openhorizon import comparing
+
+    a, b = (comparing.read_side(reference, options.domain) for reference in (options.a, options.b))
+    out = options.out or REPORTS / "compare" / comparing.folder_name(options.a, options.b, options.domain)
+    found = comparing.compare(a, b, options.seed, out)
+    Console(width=None if sys.stdout.isatty() else 120).print(comparing.table(found, a, b))
+    print(f"{options.a} alone solved {len(found.won)} tasks, {options.b} alone {len(found.lost)}")
+    if any(found.unjudged):
+        print(f"not judged, in no pair: {found.unjudged[0]} of {options.a}, {found.unjudged[1]} of {options.b}")
+    print(f"page: {out / 'index.html'}  figures: {out / 'compare.json'}")
+    return 0
+
+
 def run_bench(options: argparse.Namespace) -> int:
     """Evaluate a model on a public benchmark, beside the benchmark's own solution and an empty policy."""
     from rich.console import Console
@@ -439,6 +456,14 @@ def _parser() -> argparse.ArgumentParser:
     exported = add("export", export_model)
     exported.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME or student")
     exported.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    compared = add("compare", compare_models)
+    for side in ("a", "b"):
+        compared.add_argument(
+            side, metavar=side.upper(), help="an evaluated model, a folder or file of records, RUN#MODEL"
+        )
+    compared.add_argument("--domain", help="only tasks of this one, such as a teacher's")
+    compared.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    compared.add_argument("--out", type=Path, help="default: reports/compare/A-vs-B")
     evaluated = add("evaluate", evaluate_model)
     evaluated.add_argument("model", help="a model of this checkout, smollm2, a folder, or URL#MODEL of an endpoint")
     evaluated.add_argument("--name", help="what records and reports call it (default: the model's)")
