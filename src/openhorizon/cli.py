@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import sys
@@ -297,7 +298,7 @@ def evaluate_model(options: argparse.Namespace) -> int:
     from openhorizon.players import open_player
 
     config = load()
-    name = options.name or options.model.rpartition("#")[2].strip("/").replace("/", "_")
+    name = options.name or folder_name(options.model.rpartition("#")[2])
     temperature = config.evaluate.temperature if options.temperature is None else options.temperature
     domains = options.domains.split(",") if options.domains else list(config.domains)
     wanted = evaluating.Wanted(name, domains, options.tasks or config.evaluate.tasks, temperature)
@@ -321,7 +322,8 @@ def compare_models(options: argparse.Namespace) -> int:
     from openhorizon import comparing
 
     a, b = (comparing.read_side(reference, options.domain) for reference in (options.a, options.b))
-    out = options.out or REPORTS / "compare" / comparing.folder_name(options.a, options.b, options.domain)
+    of = f"-{options.domain}" if options.domain else ""
+    out = options.out or REPORTS / "compare" / f"{folder_name(options.a)}-vs-{folder_name(options.b)}{of}"
     found = comparing.compare(a, b, options.seed, out)
     Console(width=None if sys.stdout.isatty() else 120).print(comparing.table(found, a, b))
     print(f"{options.a} alone solved {len(found.won)} tasks, {options.b} alone {len(found.lost)}")
@@ -329,6 +331,11 @@ def compare_models(options: argparse.Namespace) -> int:
         print(f"not judged, in no pair: {found.unjudged[0]} of {options.a}, {found.unjudged[1]} of {options.b}")
     print(f"page: {out / 'index.html'}  figures: {out / 'compare.json'}")
     return 0
+
+
+def folder_name(model: str) -> str:
+    """A folder's name for a model that may be a path or an address."""
+    return re.sub(r"[^\w.@#-]+", "_", model.strip("/"))
 
 
 def run_bench(options: argparse.Namespace) -> int:
@@ -346,7 +353,7 @@ def run_bench(options: argparse.Namespace) -> int:
     config = load()
     temperature = config.evaluate.temperature if options.temperature is None else options.temperature
     wanted = benchmarking.Wanted(options.benchmark, options.model, options.limit, temperature)
-    out = options.out or REPORTS / "bench" / options.benchmark / options.model.strip("/").replace("/", "_")
+    out = options.out or REPORTS / "bench" / benchmarking.find(options.benchmark).name / folder_name(options.model)
     process.limit_threads(config.machine.threads)
     try:
         with Progress(f"bench {options.benchmark}") as shown:
@@ -479,7 +486,7 @@ def _parser() -> argparse.ArgumentParser:
     served.add_argument("--raw", action="store_true", help="the text as the model writes it, calls and thoughts in it")
     served.add_argument("--print", action="store_true", help="say what would be started, for another environment")
     bench = add("bench", run_bench)
-    bench.add_argument("benchmark", metavar="NAME", nargs="?", help="one that --list names")
+    bench.add_argument("benchmark", metavar="NAME", nargs="?", help="one that --list names, or a folder of yours")
     bench.add_argument("--list", action="store_true", help="all benchmarks, what they need, and what is there")
     bench.add_argument(
         "--model", help="base, sft, teacher@DOMAIN, baseline@NAME, student, smollm2, a folder, gold, floor"

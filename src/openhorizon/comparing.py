@@ -104,11 +104,6 @@ def table(found: Paired, a: Evaluated, b: Evaluated) -> Any:
     return shown
 
 
-def folder_name(a: str, b: str, domain: str | None) -> str:
-    """A folder's name that says what is compared."""
-    return re.sub(r"[^\w.@#-]+", "_", f"{a.strip('/')}-vs-{b.strip('/')}{f'-{domain}' if domain else ''}")
-
-
 def _side(reference: str, path: Path, trajectories: Path | None, domain: str | None) -> Evaluated:
     records = [record for record in read_records(require(path)) if domain in (None, record.domain)]
     if not records:

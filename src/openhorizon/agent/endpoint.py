@@ -111,11 +111,11 @@ class Endpoint:
 
 
 class Asking:
-    """Requests to one endpoint; remembers that it refuses details."""
+    """Requests to one endpoint, with ``details`` of tokens; remembers where it refuses them."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, details: bool = True) -> None:
         self.model, self.client = endpoint.model, client(endpoint)
-        self.details = True
+        self.details = details
 
     def ask(self, request: Mapping[str, Any]) -> str:
         """The body of the reply as it came: the client's own types take whatever a server writes for granted."""

@@ -46,7 +46,10 @@ class Benchmark:
     """``tasks`` gives all of them in a fixed order whose beginnings are fair samples, since a limit takes the first.
     ``primary`` is the metric that a table shows; with 1.0 there a task counts as solved. ``texts`` are what training
     data must not contain. ``unjudged`` says why a task cannot be judged here (empty: it can): it is counted and not
-    played. ``protocol`` says in words how it is played, and what differs from the authors' own way."""
+    played. ``protocol`` says in words how it is played, and what differs from the authors' own way.
+
+    Where a ``judge`` is to be asked, it puts its verdicts into what was played; a task whose ``measure`` then has no
+    ``primary`` was not judged, for the verdict's reason, and the next run asks again without playing again."""
 
     name: str
     title: str
@@ -66,6 +69,8 @@ class Benchmark:
     gold_score: float = 1.0
     floor: Callable[[Task], Sequence[Action]] = nothing
     unjudged: Callable[[Task], str] = judged
+    judge: Callable[[Sequence[Trajectory]], list[Trajectory]] | None = None  # who judges when all has been played
+    edition: str = ""  # the version of data that is in no package
 
     @property
     def version(self) -> str:
@@ -74,6 +79,8 @@ class Benchmark:
         Raises:
             ValueError: its package is not installed.
         """
+        if self.edition:
+            return self.edition
         if not self.package:
             return "a user's file"
         try:
