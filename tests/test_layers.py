@@ -50,15 +50,19 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "benchmarking": {"agent", "bench", "domains", "kag", "players"},  # kag: what a model may have seen
     "benchtables": {"bench"},
     "evaluating": {"agent", "bench", "domains"},
+    "bridge": {"agent", "bench", "domains"},
+    "inspecting": {"agent", "bench", "players", "process"},
     "comparing": {"agent", "bench", "report", "tracking"},
     # kag: `show kag`; model: `doctor`, `play`
     "cli": {
         "benchmarking",
         "benchtables",
+        "bridge",
         "comparing",
         "domains",
         "evaluating",
         "export",
+        "inspecting",
         "kag",
         "model",
         "pipeline",

@@ -333,6 +333,37 @@ def compare_models(options: argparse.Namespace) -> int:
     return 0
 
 
+def inspect_model(options: argparse.Namespace) -> int:
+    """Run a task of Inspect, in its own environment, with a served model."""
+    from openhorizon import inspecting
+
+    task = options.task.removesuffix(".py")
+    out = options.out or REPORTS / "inspect" / folder_name(task) / folder_name(options.model)
+    found = inspecting.run(options.task, options.model, options.limit, options.arguments, out, options.environment)
+    for name, values in found["inspect"].items():
+        print(f"{name}: {', '.join(f'{metric} {value}' for metric, value in values.items())}")
+    for row in found["rows"][:1]:
+        low, high = row["ci95"]
+        print(f"{found['task']}: {row['success']:.3f} [{low:.3f}, {high:.3f}] of {row['n']} judged samples")
+    for why, count in found["not_judged"].items():
+        print(f"not judged: {count}: {why}")
+    print(f"results: {out} (Inspect says: {found['status']})")
+    return 0 if found["status"] == "success" else 1
+
+
+def run_bridge(_options: argparse.Namespace) -> int:
+    """Held-out tasks for a program in another environment: JSON lines in and out."""
+    from openhorizon.bridge import replies
+
+    process.die_with_parent()
+    try:
+        for reply in replies(load(), sys.stdin):
+            print(reply, flush=True)
+    finally:
+        process.end_children()
+    return 0
+
+
 def folder_name(model: str) -> str:
     """A folder's name for a model that may be a path or an address."""
     return re.sub(r"[^\w.@#-]+", "_", model.strip("/"))
@@ -478,6 +509,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluated.add_argument("--tasks", type=int, help="a domain (default: evaluate.tasks)")
     evaluated.add_argument("--temperature", type=float, help="default: that of evaluate in params.yaml; 0 is greedy")
     evaluated.add_argument("--out", type=Path, help="default: reports/evaluate/NAME")
+    inspected = add("inspect", inspect_model)
+    inspected.add_argument("task", help="as `inspect eval` takes it, such as interop/inspect_heldout.py")
+    inspected.add_argument("--model", required=True, help="URL#MODEL of an endpoint, or a name of Inspect's own")
+    inspected.add_argument("--limit", type=int, help="samples (default: all)")
+    inspected.add_argument("--environment", type=Path, default=Path(".openhorizon/inspect"), help="where Inspect is")
+    inspected.add_argument("--out", type=Path, help="default: reports/inspect/TASK/MODEL")
+    inspected.add_argument("arguments", nargs="*", help="behind --, for `inspect eval`, such as -- -T domain=search")
+    add("bridge", run_bridge)
     served = add("serve", serve_model)
     served.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME, student, smollm2 or a folder")
     served.add_argument("--host", default="127.0.0.1")
