@@ -1,7 +1,7 @@
 """The recipe in order: the first file to read. `python -m flows.reproduce`, or `make reproduce`.
 
-Independent stages run at once, as many as the machine block says. A failed stage is tried once more; what does not
-need it goes on, and its results stay committed in dvc.lock.
+Independent stages run at once, as many as the machine block says. A failed stage is tried again as the block `flow`
+says; what does not need it goes on, and its results stay committed in dvc.lock.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from flows.baseline import baseline
 from flows.distill import distill
 from flows.evaluate import evaluate
 from flows.generate import generate
+from flows.shown import Shown
 from flows.stage import IN_WORKER, Outcome, Runner, StageFailed, Submit, finish
 from flows.teach import teach
 from openhorizon import cli, config, pipeline, process, profiles, tracking
@@ -56,9 +57,14 @@ def reproduce(profile: str | None = None) -> None:
         at_once = settings.machine.stages
         print(f"reproduce: profile {settings.profile}, {len(graph)} stages, {at_once} at once", flush=True)
         with tracking.reproduction(settings, ROOT) as parent:
-            runner = Runner(ROOT, at_once, graph, stale, {tracking.PARENT_VARIABLE: parent}, ALONE)
+            shown = Shown("reproduce", len(graph))
+            runner = Runner(
+                ROOT, at_once, graph, stale, {tracking.PARENT_VARIABLE: parent}, ALONE, settled=shown.settled,
+                limits=settings.flow, gpu=settings.machine.device == "cuda",
+            )  # fmt: skip
             failed = finish(recipe(runner.submit, settings.domains, settings.baselines.run), runner)
             print("\n".join(summary(runner)), flush=True)
+            shown.end(runner, ROOT)
             if failed:
                 raise StageFailed(f"failed: {', '.join(failed)}; what the others made is kept, so run it again")
 

@@ -13,21 +13,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal, Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
 from prefect.futures import PrefectFuture, wait
 
+from openhorizon.config import LimitConfig
 from openhorizon.pipeline import Graph, affected
 from openhorizon.process import child_environment
 from openhorizon.progress import Progress, say
 
 Outcome = Literal["done", "up to date", "restored", "failed", "not run"]
 GRACE_S = 8.0  # between SIGTERM and SIGKILL
+GPU_LIMIT = "gpu"  # `prefect gcl create gpu --limit N`
+NO_GPU = ("generate", "report")  # the stages that run no model
 QUIET_S = 4.6  # a stage speaks more often; this is for what comes before and behind it: interpreter, hashing
 IN_WORKER = "PREFECT__FLOW_RUN_ID" in os.environ  # a worker started this process: lines go to the Prefect UI too
 _NOISE = (  # of DVC
@@ -96,6 +100,9 @@ class Runner:
     first_rank: int = 0  # of its first stage among those of all projects
     prefix: str = ""  # of what is printed
     ran: Callable[[str], None] | None = None  # told of a stage that ran and ended well
+    settled: Callable[[int], None] | None = None  # told how many stages have an outcome
+    limits: Mapping[str, LimitConfig] = field(default_factory=lambda: {"default": LimitConfig(1, None)})
+    gpu: bool = False  # whether stages that compute hold a slot of Prefect's limit `gpu`
 
     def __post_init__(self) -> None:
         self.asked: list[str] = []
@@ -103,6 +110,7 @@ class Runner:
         self._pending = affected(self.graph, list(self.stale))
         self._slots = self.slots or Slots(self.at_once)
         self._children: set[subprocess.Popen[str]] = set()
+        self._late: set[subprocess.Popen[str]] = set()  # ended because their time was over
         self._lock = threading.Lock()
         self._ending = False
 
@@ -110,7 +118,7 @@ class Runner:
         """Start ``stage`` once everything in ``after`` has succeeded. Several, parted by spaces, are one process of
         DVC: for stages that are expected to come from its cache."""
         self.asked.append(stage)
-        named = run_stage.with_options(task_run_name=self._said(stage))
+        named = run_stage.with_options(task_run_name=self._said(stage), retries=self._limit(stage).retries)
         return named.submit(stage=stage, run=self.run, wait_for=list(after), return_state=False)
 
     def run(self, stage: str) -> Outcome:
@@ -120,7 +128,7 @@ class Runner:
             say(f"{said}: up to date")
             return self._settle(stage, "up to date", 0.0)
         rank = self.first_rank + (self.asked.index(stage) if stage in self.asked else 0)
-        with self._slots.hold(rank, alone=stage in self.alone):
+        with self._slots.hold(rank, alone=stage in self.alone), self._gpu(stage):
             began = time.monotonic()
             code, lines = self._repro(stage)
         seconds = time.monotonic() - began
@@ -171,16 +179,39 @@ class Runner:
                 start_new_session=True,
             )
             self._children.add(child)
+        timeout_s = self._limit(stage).timeout_s
+        late = threading.Timer(timeout_s or 0.0, self._too_late, (child,))
         try:
             assert child.stdout is not None
             said = self._said(stage)
+            if timeout_s is not None:
+                late.start()
             with Progress(said, "started", live=False, silence_s=QUIET_S) as shown:
                 lines = _stream(stage, said, child.stdout, shown)
-            return child.wait(), lines
+            code = child.wait()
+            if child in self._late:
+                lines.append(f"openhorizon: took longer than {timeout_s:g} s (flow.{word_of(stage)}.timeout_s)")
+            return code, lines
         finally:
+            late.cancel()
             _signal_group(child, signal.SIGKILL)
             with self._lock:
                 self._children.discard(child)
+
+    def _too_late(self, child: subprocess.Popen[str]) -> None:
+        self._late.add(child)
+        _signal_group(child, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_S)
+        _signal_group(child, signal.SIGKILL)
+
+    def _limit(self, stage: str) -> LimitConfig:
+        return self.limits.get(word_of(stage), self.limits["default"])
+
+    def _gpu(self, stage: str) -> AbstractContextManager[None]:
+        """A slot among all flow runs of a server; without a limit of that name there, nobody waits."""
+        computes = self.gpu and word_of(stage) not in NO_GPU
+        return concurrency(GPU_LIMIT, occupy=1) if computes else nullcontext()
 
     def _said(self, stage: str) -> str:
         several = len(stage.split())
@@ -188,6 +219,8 @@ class Runner:
 
     def _settle(self, stage: str, outcome: Outcome, seconds: float) -> Outcome:
         self.outcomes[stage] = (outcome, seconds)
+        if self.settled:
+            self.settled(len(self.outcomes))
         return outcome
 
 
@@ -195,10 +228,15 @@ class _Run(Protocol):
     def __call__(self, stage: str) -> Outcome: ...
 
 
-@task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=1, log_prints=IN_WORKER, persist_result=False)
+@task(cache_policy=NO_CACHE, retry_delay_seconds=1, log_prints=IN_WORKER, persist_result=False)
 def run_stage(stage: str, run: _Run) -> Outcome:
     """One stage of dvc.yaml."""
     return run(stage)
+
+
+def word_of(stage: str) -> str:
+    """The stage's word, by which the block ``flow`` names it: ``evaluate-teacher@search`` is an ``evaluate``."""
+    return stage.split()[0].split("@")[0].split("-")[0]
 
 
 def finish(futures: Iterable[PrefectFuture[Outcome]], runner: Runner) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,19 +15,21 @@ import psutil
 import pytest
 import yaml
 
+from flows.shown import markdown_table
 from flows.stage import Slots
 from openhorizon import pipeline, process
 
 ROOT = Path(__file__).parents[1]
 DVC = [sys.executable, "-m", "openhorizon.process"]
 # good and flaky run at once (each waits for the other's sign); flaky fails first and succeeds when tried again; broken
-# always fails, so that after_broken never starts; last reads what did succeed.
+# always fails, so that after_broken never starts; last reads what did succeed; late takes longer than it may.
 GRAPH = {
     "good": {"cmd": "python stage.py good flaky", "outs": ["good.txt"]},
     "flaky": {"cmd": "python stage.py flaky good --fail-once", "outs": ["flaky.txt"]},
     "broken": {"cmd": "python stage.py broken --fail", "outs": ["broken.txt"]},
     "after_broken": {"cmd": "python stage.py after_broken", "deps": ["broken.txt"], "outs": ["after_broken.txt"]},
     "last": {"cmd": "python stage.py last", "deps": ["good.txt", "flaky.txt"], "outs": ["last.txt"]},
+    "late": {"cmd": "python stage.py late --sleep", "outs": ["late.txt"]},
 }
 STAGE = """
 import pathlib, sys, time
@@ -40,6 +43,10 @@ for other in [word for word in rest if not word.startswith("--")]:
         if time.monotonic() > deadline:
             sys.exit(f"{other} does not run beside {name}")
         time.sleep(0.05)
+if "--sleep" in rest:
+    child = __import__("subprocess").Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    pathlib.Path("late_pid").write_text(str(child.pid))
+    time.sleep(600)
 if "--fail" in rest or ("--fail-once" in rest and first):
     pathlib.Path(f"{name}.txt").write_text("half")
     sys.exit("openhorizon: told to fail")
@@ -48,22 +55,36 @@ pathlib.Path(f"{name}.txt").write_text("whole")
 FLOW = """
 import json, pathlib, sys
 sys.path.insert(0, sys.argv[2])
+from flows.shown import Shown
 from flows.stage import Runner, StageFailed, finish
 from openhorizon import pipeline, process
+from openhorizon.config import LimitConfig
 from prefect import flow
+from prefect.client.orchestration import get_client
 
 process.exit_on_terminate()
 root = pathlib.Path(sys.argv[1])
-runner = Runner(root, 2, pipeline.graph(root), pipeline.stale(root))
+limits = {"default": LimitConfig(1, None), "late": LimitConfig(0, 2.0)}
+runner = Runner(root, 2, pipeline.graph(root), pipeline.stale(root), limits=limits, gpu=True)
+artifacts = []
 
 @flow(name="throwaway")
 def throwaway():
+    shown = Shown("throwaway", 6)
+    runner.settled = shown.settled
     good, flaky, broken = (runner.submit(name, after=[]) for name in ("good", "flaky", "broken"))
     after = runner.submit("after_broken", after=[broken])
-    return finish([good, flaky, broken, after, runner.submit("last", after=[good, flaky])], runner)
+    last, late = runner.submit("last", after=[good, flaky]), runner.submit("late", after=[good])
+    failed = finish([good, flaky, broken, after, last, late], runner)
+    shown.end(runner, root)
+    with get_client(sync_client=True) as client:
+        found = client.request("POST", "/artifacts/filter", json={}).json()
+    artifacts.extend((it["key"], it["type"], it["data"], it["flow_run_id"] is not None) for it in found)
+    return failed
 
 failed = throwaway()
-(root / "outcomes.json").write_text(json.dumps({"failed": failed, **{k: v[0] for k, v in runner.outcomes.items()}}))
+outcomes = {k: v[0] for k, v in runner.outcomes.items()}
+(root / "outcomes.json").write_text(json.dumps({"failed": failed, "artifacts": artifacts, **outcomes}))
 """
 
 
@@ -125,13 +146,41 @@ def test_independent_stages_run_at_once_and_a_failed_one_is_retried(finished: tu
 def test_what_a_failed_stage_feeds_does_not_run_and_the_rest_stays_committed(finished: tuple[Path, str]) -> None:
     root, said = finished
     found = outcomes(finished)
-    assert found["failed"] == ["broken"]
+    assert found["failed"] == ["broken", "late"]
     assert "after_broken" not in found
     assert said.count("broken: failed: told to fail") == 2  # tried once more
     locked = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
     assert set(locked) == {"good", "flaky", "last"}
-    assert set(pipeline.stale(root)) == {"broken", "after_broken"}
+    assert set(pipeline.stale(root)) == {"broken", "after_broken", "late"}
     assert (root / "last.txt").read_text() == "whole"
+
+
+def test_a_stage_that_takes_too_long_is_ended_with_its_children_and_not_tried_again(finished: tuple[Path, str]) -> None:
+    root, said = finished
+    assert said.count("late: failed: took longer than 2 s (flow.late.timeout_s)") == 1
+    assert not psutil.pid_exists(int((root / "late_pid").read_text()))
+
+
+def test_prefect_shows_how_far_the_run_is_and_what_became_of_each_stage(finished: tuple[Path, str]) -> None:
+    found = outcomes(finished)["artifacts"]
+    assert isinstance(found, list)
+    kinds = {key: (kind, data) for key, kind, data, of_the_run in found if of_the_run}
+    assert kinds["throwaway-progress"] == ("progress", pytest.approx(100 * 5 / 6))  # after_broken has no outcome
+    kind, data = kinds["throwaway-stages"]
+    assert kind == "table"
+    rows = {row["stage"]: row["result"] for row in json.loads(data)}
+    assert rows == {
+        **dict.fromkeys(("good", "flaky", "last"), "done"),
+        **dict.fromkeys(("broken", "late"), "failed"),
+        "after_broken": "not run",
+    }
+
+
+def test_a_page_has_the_reports_table() -> None:
+    row = {"model": "sft", "domain": "search", "horizon": 2, "n": 10, "success": 0.5}
+    other = {"model": "student", "domain": "search", "horizon": 2, "n": 10, "success": 0.7}
+    table = markdown_table({"rows": [row, other, {**other, "horizon": "all"}]})
+    assert table.splitlines() == ["| model | search |", "| --- | ---: |", "| sft | 0.500 |", "| student | 0.700 |"]
 
 
 def test_the_flow_leaves_the_same_lock_as_dvc_alone(finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -258,8 +307,6 @@ def test_a_missing_input_is_explained() -> None:
 
 
 def test_waiting_stages_are_taken_in_the_recipes_order() -> None:
-    from flows.stage import Slots
-
     slots, taken = Slots(1), []
 
     def take(rank: int) -> None:

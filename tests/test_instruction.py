@@ -254,11 +254,11 @@ def test_missing_library_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> N
     missing = "if_verifiable"
     monkeypatch.delitem(sys.modules, missing, raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
-    library._instructions.cache_clear()
+    library.ifeval_rules.cache_clear()
     with pytest.raises(
         ModuleNotFoundError, match=r"^package 'if_verifiable' is not installed; run: pip install .*==0.1.2$"
     ):
-        library._instructions()
+        library.ifeval_rules()
 
 
 def test_prompt_length_and_document_do_not_depend_on_the_horizon() -> None:

@@ -133,7 +133,7 @@ def test_a_report_that_forgets_a_requirement_is_refused_for_it(many: dict[str, l
 
 
 def test_all_rules_of_the_library_are_used_but_those_named(many: dict[str, list[Task]]) -> None:
-    known = set(constraints._instructions())
+    known = set(constraints.ifeval_rules())
     left_out = {
         "length_constraints:number_sentences",
         "change_case:capital_word_frequency",

@@ -77,7 +77,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     },
     "__main__": {"cli"},
 }
-FLOWS_MAY_USE = {"cli", "config", "pipeline", "process", "profiles", "progress", "study", "tracking"}
+FLOWS_MAY_USE = {"artifacts", "cli", "config", "pipeline", "process", "profiles", "progress", "study", "tracking"}
 ONLY_IN = {  # a package from outside → the only places that may import it
     "prefect": ("flows/",),
     "mlflow": ("src/openhorizon/tracking.py",),

@@ -25,7 +25,7 @@ from openhorizon.agent.trajectory import Status, iter_tasks, write_trajectories
 from openhorizon.artifacts import replace_dir, stage_dir, write_json, write_text
 from openhorizon.bench.base import Record, write_records
 from openhorizon.bench.public import BENCHMARKS
-from openhorizon.bench.public.base import FLOOR, GOLD, Benchmark, Result
+from openhorizon.bench.public.base import FLOOR, GOLD, SAMPLE, Benchmark, Result
 from openhorizon.bench.public.folder import open_folder
 from openhorizon.bench.public.journal import Journal, code_hash, journal_path
 from openhorizon.bench.public.reported import reported
@@ -36,6 +36,7 @@ from openhorizon.domains.base import Task
 from openhorizon.kag.exposure import exposure
 from openhorizon.players import open_player, ours
 
+REFERENCES = (GOLD, SAMPLE, FLOOR)
 Said = Callable[[str, int, int], None]  # who plays, tasks done, tasks in all
 
 
@@ -69,11 +70,10 @@ def bench(config: Config, wanted: Wanted, out: Path, said: Said = lambda who, do
         raise ValueError(f"--limit: {wanted.limit} is less than 1")
     tasks = list(benchmark.tasks()[: wanted.limit])
     sampling = Sampling(wanted.temperature, config.seed)
-    known = {GOLD: benchmark.gold is not None, FLOOR: True}
-    alone = wanted.model in known
-    player = reference(benchmark, wanted.model) if alone else open_player(wanted.model, config.machine)
+    known = wanted.model in REFERENCES
+    player = reference(benchmark, wanted.model) if known else open_player(wanted.model, config.machine)
     journals = {wanted.model: _play(benchmark, player, wanted.model, tasks, sampling, said)}
-    for name in (name for name, there in known.items() if there and name != wanted.model):
+    for name in (name for name in benchmark.references if name != wanted.model):
         journals[name] = _play(benchmark, reference(benchmark, name), name, tasks, sampling, said)
     found = {name: [journal.results[task.id] for task in tasks] for name, journal in journals.items()}
     metrics = {
@@ -110,14 +110,14 @@ def summary(
         "references": {
             name: [asdict(rate) for rate in rates(benchmark, results, seed) if rate.metric == benchmark.primary]
             for name, results in by_player.items()
-            if name in (GOLD, FLOOR)
+            if name in REFERENCES
         },
     }
 
 
 def contamination(config: Config, benchmark: Benchmark, model: str, tasks: Sequence[Task]) -> dict[str, Any]:
     """What training saw of these tasks; of a model that was not trained here nobody knows."""
-    if model in (GOLD, FLOOR) or not ours(model):
+    if model in REFERENCES or not ours(model):
         return {"checked": False, "why": "not trained here: what its training data holds is not known"}
     paths = [
         stage_dir("generate", domain) / f"{part}.parquet"

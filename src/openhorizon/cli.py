@@ -21,11 +21,10 @@ from typing import Any, NoReturn
 
 from openhorizon import pipeline, process, profiles, sandbox
 from openhorizon.artifacts import REPORTS, checkpoint_dir, read_json, require, stage_dir
-from openhorizon.config import PARAMS_FILE, Config, load
+from openhorizon.config import PARAMS_FILE, STAGES, Config, load
 from openhorizon.progress import Progress
 from openhorizon.study import plan
 
-STAGES = ("generate", "base", "sft", "teach", "distill", "baseline", "evaluate", "report")
 USER_ERROR = 2
 DEBUG_VARIABLE = "OPENHORIZON_DEBUG"
 MLFLOW_PORT = 5000

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+STAGES = ("generate", "base", "sft", "teach", "distill", "baseline", "evaluate", "report")
 PARAMS_FILE = Path("params.yaml")
 
 
@@ -329,6 +330,14 @@ class MachineConfig:
 
 
 @dataclass(frozen=True)
+class LimitConfig:
+    """What the flow does about a stage; changes no result, so no stage lists it."""
+
+    retries: int  # how often a stage that failed is tried again
+    timeout_s: float | None  # how long a stage may take; null: as long as it likes
+
+
+@dataclass(frozen=True)
 class Config:
     profile: str
     seed: int
@@ -344,6 +353,7 @@ class Config:
     baselines: BaselinesConfig
     evaluate: EvaluateConfig
     report: ReportConfig
+    flow: dict[str, LimitConfig]  # by the stage's word, over `default`
     machines: dict[str, MachineConfig]
 
     @property
@@ -433,6 +443,7 @@ def _check(config: Config, where: str) -> None:
     if config.sft.padding < 0:
         raise ValueError(f"{where}:sft.padding: {config.sft.padding} is less than 0")
     _check_baselines(config.baselines, f"{where}:baselines")
+    _check_flow(config.flow, f"{where}:flow")
     if config.router.replay and config.distill.on_policy < 1:
         raise ValueError(
             f"{where}:distill.on_policy: {config.distill.on_policy} is less than 1, and router.replay has the experts "
@@ -454,6 +465,16 @@ def _check(config: Config, where: str) -> None:
             if world not in DOMAINS or DOMAINS[world].name != name:
                 mine = ", ".join(sorted(key for key, domain in DOMAINS.items() if domain.name == name))
                 raise ValueError(f"{where}:generate.{name}.worlds: no world {world!r} of {name}; known are {mine}")
+
+
+def _check_flow(limits: dict[str, LimitConfig], where: str) -> None:
+    if "default" not in limits:
+        raise ValueError(f"{where}: missing key 'default'")
+    for name, limit in limits.items():
+        if name not in ("default", *STAGES):
+            raise ValueError(f"{where}: unknown stage {name!r}; known are {', '.join(STAGES)}")
+        if limit.retries < 0 or (limit.timeout_s is not None and limit.timeout_s <= 0):
+            raise ValueError(f"{where}.{name}: retries {limit.retries}, timeout_s {limit.timeout_s}: too small")
 
 
 def _check_teach(block: TeachConfig, worlds: tuple[str, ...], where: str) -> None:

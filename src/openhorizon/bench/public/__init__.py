@@ -2,8 +2,18 @@
 
 from openhorizon.bench.public.bfcl import BFCL
 from openhorizon.bench.public.bfcl import HELDOUT as BFCL_HELDOUT
+from openhorizon.bench.public.hotpotqa import HOTPOTQA
+from openhorizon.bench.public.ifbench import IFBENCH
+from openhorizon.bench.public.ifeval import IFEVAL
+from openhorizon.bench.public.scicode import SCICODE
+from openhorizon.bench.public.scienceworld import SCIENCEWORLD
 
 BENCHMARKS = {
     "bfcl": BFCL,
     "bfcl-heldout": BFCL_HELDOUT,
+    "ifbench": IFBENCH,
+    "ifeval": IFEVAL,
+    "hotpotqa": HOTPOTQA,
+    "scienceworld": SCIENCEWORLD,
+    "scicode-dev": SCICODE,
 }

@@ -10,16 +10,19 @@ Adding one: docs/benchmarks.md.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, overload
 
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.config import BudgetConfig
 from openhorizon.domains.base import Action, Answer, Domain, Task
+from openhorizon.seeds import derive
 
-GOLD, FLOOR = "gold", "floor"
+GOLD, FLOOR, SAMPLE = "gold", "floor", "sample"
 
 
 class Value(NamedTuple):
@@ -30,6 +33,32 @@ class Value(NamedTuple):
 
 
 Metrics = Mapping[str, Value]
+
+
+def shuffled(tasks: Iterable[Task]) -> list[Task]:
+    """In an order that has nothing to do with what they are, the same for ever."""
+    return sorted(tasks, key=lambda task: derive(0, "bench", task.id))
+
+
+class Lazy(Sequence[Task]):
+    """Tasks that take a while to make, made when they are asked for: a limit makes only the first."""
+
+    def __init__(self, keys: Sequence[Any], make: Callable[[Any], Task]) -> None:
+        self.keys, self.make, self.made = keys, make, dict[int, Task]()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, at: int) -> Task: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Task]: ...
+    def __getitem__(self, at: int | slice) -> Task | list[Task]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        if at not in self.made:
+            self.made[at] = self.make(self.keys[at])
+        return self.made[at]
 
 
 def nothing(task: Task) -> tuple[Action, ...]:
@@ -68,21 +97,30 @@ class Benchmark:
     no_gold: str = ""  # why there is none
     gold_score: float = 1.0
     floor: Callable[[Task], Sequence[Action]] = nothing
+    sample: Callable[[Task], Sequence[Action]] | None = None  # some model's answers that the package ships
+    data: Callable[[], Path] | None = None  # the user's file, where there is no package
     unjudged: Callable[[Task], str] = judged
     judge: Callable[[Sequence[Trajectory]], list[Trajectory]] | None = None  # who judges when all has been played
     edition: str = ""  # the version of data that is in no package
+
+    @property
+    def references(self) -> dict[str, Callable[[Task], Sequence[Action]]]:
+        """Players that are known beforehand, by name."""
+        found = {GOLD: self.gold, SAMPLE: self.sample, FLOOR: self.floor}
+        return {name: actions for name, actions in found.items() if actions is not None}
 
     @property
     def version(self) -> str:
         """Of the data.
 
         Raises:
-            ValueError: its package is not installed.
+            ValueError: its package is not installed, or the user's file is not there.
         """
         if self.edition:
             return self.edition
-        if not self.package:
-            return "a user's file"
+        if self.data is not None:
+            path = self.data()
+            return f"{path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
         try:
             return f"{self.package} {importlib.metadata.version(self.package)}"
         except importlib.metadata.PackageNotFoundError as error:

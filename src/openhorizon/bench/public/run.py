@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from openhorizon.agent.player import Player, Script
 from openhorizon.agent.render import read_action
 from openhorizon.agent.trajectory import Status, Trajectory
-from openhorizon.bench.public.base import FLOOR, GOLD, Benchmark, Result
+from openhorizon.bench.public.base import GOLD, Benchmark, Result
 from openhorizon.bench.public.journal import Journal
 from openhorizon.domains.base import Call, Task
 from openhorizon.seeds import derive
@@ -88,16 +88,15 @@ def _again(result: Result, before: Result) -> Result:
 
 
 def reference(benchmark: Benchmark, name: str) -> Script:
-    """The benchmark's own solution, or its empty policy, as a player.
+    """The benchmark's own solution, the answers that it ships, or its empty policy, as a player.
 
     Raises:
-        ValueError: there is no such solution.
+        ValueError: there is no such thing.
     """
-    if name == FLOOR:
-        return Script(FLOOR, benchmark.floor)
-    if benchmark.gold is None:
-        raise ValueError(f"benchmark {benchmark.name} has no {GOLD}: {benchmark.no_gold}")
-    return Script(GOLD, benchmark.gold)
+    if name not in benchmark.references:
+        why = f": {benchmark.no_gold}" if name == GOLD else ""
+        raise ValueError(f"benchmark {benchmark.name} has no {name}{why}")
+    return Script(name, benchmark.references[name])
 
 
 def measured(benchmark: Benchmark, player: Player, trajectory: Trajectory, seconds: float) -> Result:

@@ -165,7 +165,7 @@ def check(text: str, instruction: str, **arguments: Any) -> bool:
 @functools.cache
 def _checker(instruction: str, arguments: tuple[tuple[str, Any], ...]) -> Any:
     """An instruction object of if-verifiable, built once for its arguments."""
-    checker = _instructions()[instruction](instruction)
+    checker = ifeval_rules()[instruction](instruction)
     checker.build_description(**dict(arguments))
     return checker
 
@@ -178,7 +178,7 @@ class _Later(types.ModuleType):
 
 
 @functools.cache
-def _instructions() -> Mapping[str, Any]:
+def ifeval_rules() -> Mapping[str, Any]:
     """if-verifiable's IFEval classes by instruction id.
 
     Two imports that no rule used here needs are kept out: the package's own ``__init__`` imports ``datasets``, so its

@@ -123,7 +123,7 @@ class HotpotDomain(Domain):
         "Search, and read the pages that an answer rests on. Every page that you read is kept as a file; let programs "
         "compare and count. When the last question is done, end with Answer: all answers in order, between semicolons."
     )
-    tools = (
+    tools: tuple[Tool, ...] = (
         Tool(
             "search",
             "Find up to 10 pages by their words.",
