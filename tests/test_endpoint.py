@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from conftest import BUDGET, CountDomain, CountEnvironment, RememberingDomain
 
 from openhorizon.agent import endpoint
 from openhorizon.agent.compaction import MEMORY
-from openhorizon.agent.endpoint import KEY_VARIABLE, Endpoint, read_reply
-from openhorizon.agent.trajectory import Status, Trajectory
+from openhorizon.agent.endpoint import KEY_VARIABLE, Endpoint
+from openhorizon.agent.reply import read_reply
+from openhorizon.agent.trajectory import Status, Trajectory, read_trajectories, write_trajectories
 from openhorizon.domains.base import Answer, Call, Environment, Task
 from openhorizon.kag import rules
 from openhorizon.kag.selfplay import Bounds, Outcome, Part, SelfPlay, is_stored
@@ -340,4 +342,107 @@ def test_self_play_with_an_endpoint_counts_what_it_could_not_reach(serve: Any) -
     ],
 )
 def test_replies_are_read_as_servers_write_them(message: dict[str, Any], action: Any) -> None:
-    assert read_reply(json.dumps({"choices": [{"message": message}]})) == (action, False, 0)
+    reply = read_reply(json.dumps({"choices": [{"message": message}]}))
+    assert (reply.action, reply.cut, reply.used, reply.ids) == (action, False, 0, ())
+
+
+def with_tokens(asked: dict[str, Any], drift: bool = False) -> Reply:
+    """What a server that gives ids says: a character is a token; ``drift``: it reads its own turns otherwise."""
+    status, body = count_up(asked)
+    value = json.loads(body)
+    message = value["choices"][0]["message"]
+    written = message["content"] or ""
+    for call in message.get("tool_calls", []):
+        written += json.dumps(call["function"])
+    read = ""
+    for i, it in enumerate(asked["messages"]):
+        text = (it["content"] or "") + "".join(json.dumps(call["function"]) for call in it.get("tool_calls", []))
+        read += (text.upper() if drift and it["role"] == "assistant" and i < 3 else text) + ("" if i < 1 else "|")
+    ids = [ord(character) for character in written + "|"]
+    value["prompt_token_ids"] = [ord(character) for character in read]
+    value["choices"][0] |= {
+        "token_ids": ids,
+        "logprobs": {"content": [{"token": chr(it), "logprob": -it / 100} for it in ids]},
+    }
+    total = len(read) + len(ids)
+    value["usage"] = {"completion_tokens": len(ids), "total_tokens": min(total, BUDGET.context_tokens)}
+    return status, json.dumps(value).encode()
+
+
+def test_ids_and_logprobs_are_kept_where_the_server_gives_them(serve: Any, tmp_path: Path) -> None:
+    server = serve(with_tokens)
+    (found,) = roll(server)
+    assert server.seen[0]["logprobs"] is True and server.seen[0]["return_token_ids"] is True
+    assert found.status is Status.SOLVED
+    system = CountDomain.system
+    texts = ["".join(map(chr, turn.ids)) for turn in found.turns]
+    assert texts[0] == f"{system}{found.task.prompt}|"
+    assert texts[2] == f"{found.turns[2].text}|"
+    assert texts[-1] == f"{found.turns[-1].text}|"
+    assert "".join(texts) == "".join(map(chr, found.ids))
+    for turn in found.turns:
+        wanted = tuple(-it / 100 for it in turn.ids) if turn.role == "assistant" else ()
+        assert turn.logprobs == wanted
+    assert found.written == sum(found.loss_mask) > 0
+    write_trajectories(tmp_path / "t.parquet", [found])
+    assert read_trajectories(tmp_path / "t.parquet") == [found]
+
+
+def test_ids_of_a_context_that_is_read_otherwise_later_are_not_kept(serve: Any, tmp_path: Path) -> None:
+    (found,) = roll(serve(lambda asked: with_tokens(asked, drift=True)))
+    assert found.status is Status.SOLVED
+    assert found.ids == [] and not any(turn.logprobs for turn in found.turns)
+    (exact,) = roll(serve(with_tokens))
+    assert found.written == exact.written > 0, "their number is known all the same"
+    write_trajectories(tmp_path / "t.parquet", [found])
+    assert read_trajectories(tmp_path / "t.parquet")[0].written == found.written
+
+
+def test_a_server_that_refuses_details_is_asked_without(serve: Any) -> None:
+    def strict(asked: dict[str, Any]) -> Reply:
+        return (422, b'{"detail": "unexpected fields"}') if "return_token_ids" in asked else count_up(asked)
+
+    server = serve(strict)
+    found = roll(server, 3, parallel=1)
+    assert {it.status for it in found} == {Status.SOLVED}
+    assert sum("return_token_ids" in asked for asked in server.seen) == 1, "remembered"
+
+
+def test_ids_are_read_from_names_of_tokens_too() -> None:
+    content = [{"token": f"token_id:{it}", "logprob": -0.5} for it in (7, 9)]
+    body = {"choices": [{"message": {"content": "x"}, "logprobs": {"content": content}}]}
+    reply = read_reply(json.dumps(body))
+    assert (reply.ids, reply.logprobs) == ((7, 9), (-0.5, -0.5))
+    content[1] = {"token": "x", "logprob": -0.5}
+    assert read_reply(json.dumps(body)).ids == ()
+    content[1] = {"token": "12", "logprob": -0.5}  # the text of a token, not its id
+    assert read_reply(json.dumps(body)).ids == ()
+
+
+def test_history_goes_back_as_the_server_wrote_it(serve: Any) -> None:
+    """A server that leaves calls in the text reads its own text again; one that takes them out gets them so."""
+
+    def in_text(asked: dict[str, Any]) -> Reply:
+        status, body = count_up(asked)
+        message = json.loads(body)["choices"][0]["message"]
+        if not message.get("tool_calls"):
+            return status, body
+        call = message["tool_calls"][0]["function"]
+        text = f'<tool_call>{{"name":"step","arguments":{call["arguments"]}}}</tool_call>'
+        return said(content=f"<think>go</think>\n{text}")
+
+    server = serve(in_text)
+    (found,) = roll(server)
+    assert found.status is Status.SOLVED
+    last = server.seen[-1]["messages"]
+    assert last[2]["content"] == found.turns[1].text
+    assert last[2]["content"].startswith('<think>go</think>\n<tool_call>{"name":"step"') and "tool_calls" not in last[2]
+
+
+def test_a_context_that_the_server_says_is_passed_is_truncated(serve: Any) -> None:
+    def long(asked: dict[str, Any]) -> Reply:
+        status, body = count_up(asked)
+        return status, json.dumps(json.loads(body) | {"usage": {"total_tokens": 130 * len(asked["messages"])}}).encode()
+
+    (found,) = roll(serve(long))
+    assert found.status is Status.TRUNCATED and found.tool_calls == 0

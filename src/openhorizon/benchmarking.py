@@ -28,6 +28,7 @@ from openhorizon.artifacts import replace_dir, stage_dir, write_json, write_text
 from openhorizon.bench.base import Record, write_records
 from openhorizon.bench.public import BENCHMARKS
 from openhorizon.bench.public.base import FLOOR, GOLD, SAMPLE, Benchmark, Result
+from openhorizon.bench.public.folder import open_folder
 from openhorizon.bench.public.journal import Journal, code_hash, journal_path
 from openhorizon.bench.public.reported import reported
 from openhorizon.bench.public.run import Sampling, reference, run
@@ -52,9 +53,11 @@ class Wanted:
 
 
 def find(name: str) -> Benchmark:
-    """Raises ``ValueError`` for an unknown name."""
+    """A benchmark of the registry, or of a user's folder. Raises ``ValueError`` for an unknown name."""
+    if Path(name).is_dir():
+        return open_folder(Path(name))
     if name not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {name!r}; known are {', '.join(BENCHMARKS)}")
+        raise ValueError(f"unknown benchmark {name!r}; known are {', '.join(BENCHMARKS)}, or a folder of your own")
     return BENCHMARKS[name]
 
 

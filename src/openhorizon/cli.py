@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import sys
@@ -140,24 +141,24 @@ def show_report(_options: argparse.Namespace) -> int:
 
     results = read_json(REPORTS / "results.json")
     console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(results_table(results))
+    console.print(results_table(results["rows"], f"held-out success, profile {results['profile']}"))
     console.print(f"report: {REPORTS / 'index.html'}  figures: {REPORTS / 'results.json'}", soft_wrap=True)
     return 0
 
 
-def results_table(results: dict[str, Any]) -> Any:
+def results_table(rows: Sequence[dict[str, Any]], title: str) -> Any:
     """Success by model and domain over all horizons, with the number of tasks."""
     from rich.table import Table
 
     from openhorizon.tracking import success
 
-    table = Table(title=f"held-out success, profile {results['profile']}", title_justify="left")
-    figures = success(results["rows"])
-    domains = list(dict.fromkeys(row["domain"] for row in results["rows"] if (row["model"], row["domain"]) in figures))
+    table = Table(title=title, title_justify="left")
+    figures = success(rows)
+    domains = list(dict.fromkeys(row["domain"] for row in rows if (row["model"], row["domain"]) in figures))
     table.add_column("model")
     for domain in domains:
         table.add_column(domain, justify="right")
-    for model in dict.fromkeys(row["model"] for row in results["rows"]):
+    for model in dict.fromkeys(row["model"] for row in rows):
         cells = [f"{figures[model, domain]:.3f}" if (model, domain) in figures else "–" for domain in domains]
         table.add_row(model, *cells)
     return table
@@ -293,6 +294,98 @@ def export_model(options: argparse.Namespace) -> int:
     return 0
 
 
+def serve_model(options: argparse.Namespace) -> int:  # noqa: RET503 (execve does not return)
+    """Serve a model behind an OpenAI-compatible endpoint, until it is interrupted."""
+    from openhorizon.serve import instructions, serve
+
+    machine, where = load().machine, (options.host, options.port)
+    if options.print:
+        print(instructions(options.model, machine, *where, options.engine or "transformers", options.raw))
+        return 0
+    if not _port_free(options.port):
+        raise ValueError(f"port {options.port}: in use; choose another with --port")
+    serve(options.model, machine, *where, options.engine, options.raw)
+
+
+def evaluate_model(options: argparse.Namespace) -> int:
+    """Play held-out tasks with any model, also one that is served."""
+    from rich.console import Console
+
+    from openhorizon import evaluating
+    from openhorizon.players import open_player
+
+    config = load()
+    name = options.name or folder_name(options.model.rpartition("#")[2])
+    temperature = config.evaluate.temperature if options.temperature is None else options.temperature
+    domains = options.domains.split(",") if options.domains else list(config.domains)
+    wanted = evaluating.Wanted(name, domains, options.tasks or config.evaluate.tasks, temperature)
+    out = options.out or REPORTS / "evaluate" / name
+    process.limit_threads(config.machine.threads)
+    try:
+        with Progress(f"evaluate {name}") as shown:
+            table = evaluating.evaluate(config, open_player(options.model, config.machine), wanted, out, shown.update)
+    finally:
+        process.end_children()
+    title = f"held-out success of {options.model}"
+    Console(width=None if sys.stdout.isatty() else 100).print(results_table([vars(row) for row in table], title))
+    print(f"results: {out}")
+    return 0
+
+
+def compare_models(options: argparse.Namespace) -> int:
+    """Hold two evaluations of the same tasks against each other, task by task."""
+    from rich.console import Console
+
+    from openhorizon import comparing
+
+    a, b = (comparing.read_side(reference, options.domain) for reference in (options.a, options.b))
+    of = f"-{options.domain}" if options.domain else ""
+    out = options.out or REPORTS / "compare" / f"{folder_name(options.a)}-vs-{folder_name(options.b)}{of}"
+    found = comparing.compare(a, b, options.seed, out)
+    Console(width=None if sys.stdout.isatty() else 120).print(comparing.table(found, a, b))
+    print(f"{options.a} alone solved {len(found.won)} tasks, {options.b} alone {len(found.lost)}")
+    if any(found.unjudged):
+        print(f"not judged, in no pair: {found.unjudged[0]} of {options.a}, {found.unjudged[1]} of {options.b}")
+    print(f"page: {out / 'index.html'}  figures: {out / 'compare.json'}")
+    return 0
+
+
+def inspect_model(options: argparse.Namespace) -> int:
+    """Run a task of Inspect, in its own environment, with a served model."""
+    from openhorizon import inspecting
+
+    task = options.task.removesuffix(".py")
+    out = options.out or REPORTS / "inspect" / folder_name(task) / folder_name(options.model)
+    found = inspecting.run(options.task, options.model, options.limit, options.arguments, out, options.environment)
+    for name, values in found["inspect"].items():
+        print(f"{name}: {', '.join(f'{metric} {value}' for metric, value in values.items())}")
+    for row in found["rows"][:1]:
+        low, high = row["ci95"]
+        print(f"{found['task']}: {row['success']:.3f} [{low:.3f}, {high:.3f}] of {row['n']} judged samples")
+    for why, count in found["not_judged"].items():
+        print(f"not judged: {count}: {why}")
+    print(f"results: {out} (Inspect says: {found['status']})")
+    return 0 if found["status"] == "success" else 1
+
+
+def run_bridge(_options: argparse.Namespace) -> int:
+    """Held-out tasks for a program in another environment: JSON lines in and out."""
+    from openhorizon.bridge import replies
+
+    process.die_with_parent()
+    try:
+        for reply in replies(load(), sys.stdin):
+            print(reply, flush=True)
+    finally:
+        process.end_children()
+    return 0
+
+
+def folder_name(model: str) -> str:
+    """A folder's name for a model that may be a path or an address."""
+    return re.sub(r"[^\w.@#-]+", "_", model.strip("/"))
+
+
 def run_bench(options: argparse.Namespace) -> int:
     """Evaluate a model on a public benchmark, beside the benchmark's own solution and an empty policy."""
     from rich.console import Console
@@ -308,7 +401,7 @@ def run_bench(options: argparse.Namespace) -> int:
     config = load()
     temperature = config.evaluate.temperature if options.temperature is None else options.temperature
     wanted = benchmarking.Wanted(options.benchmark, options.model, options.limit, temperature)
-    out = options.out or REPORTS / "bench" / options.benchmark / options.model.strip("/").replace("/", "_")
+    out = options.out or REPORTS / "bench" / benchmarking.find(options.benchmark).name / folder_name(options.model)
     process.limit_threads(config.machine.threads)
     try:
         with Progress(f"bench {options.benchmark}") as shown:
@@ -426,8 +519,38 @@ def _parser() -> argparse.ArgumentParser:
     exported = add("export", export_model)
     exported.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME or student")
     exported.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    compared = add("compare", compare_models)
+    for side in ("a", "b"):
+        compared.add_argument(
+            side, metavar=side.upper(), help="an evaluated model, a folder or file of records, RUN#MODEL"
+        )
+    compared.add_argument("--domain", help="only tasks of this one, such as a teacher's")
+    compared.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    compared.add_argument("--out", type=Path, help="default: reports/compare/A-vs-B")
+    evaluated = add("evaluate", evaluate_model)
+    evaluated.add_argument("model", help="a model of this checkout, smollm2, a folder, or URL#MODEL of an endpoint")
+    evaluated.add_argument("--name", help="what records and reports call it (default: the model's)")
+    evaluated.add_argument("--domains", help="by commas (default: all)")
+    evaluated.add_argument("--tasks", type=int, help="a domain (default: evaluate.tasks)")
+    evaluated.add_argument("--temperature", type=float, help="default: that of evaluate in params.yaml; 0 is greedy")
+    evaluated.add_argument("--out", type=Path, help="default: reports/evaluate/NAME")
+    inspected = add("inspect", inspect_model)
+    inspected.add_argument("task", help="as `inspect eval` takes it, such as interop/inspect_heldout.py")
+    inspected.add_argument("--model", required=True, help="URL#MODEL of an endpoint, or a name of Inspect's own")
+    inspected.add_argument("--limit", type=int, help="samples (default: all)")
+    inspected.add_argument("--environment", type=Path, default=Path(".openhorizon/inspect"), help="where Inspect is")
+    inspected.add_argument("--out", type=Path, help="default: reports/inspect/TASK/MODEL")
+    inspected.add_argument("arguments", nargs="*", help="behind --, for `inspect eval`, such as -- -T domain=search")
+    add("bridge", run_bridge)
+    served = add("serve", serve_model)
+    served.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME, student, smollm2 or a folder")
+    served.add_argument("--host", default="127.0.0.1")
+    served.add_argument("--port", type=int, default=8000)
+    served.add_argument("--engine", choices=("vllm", "sglang", "transformers"), help="default: the first installed")
+    served.add_argument("--raw", action="store_true", help="the text as the model writes it, calls and thoughts in it")
+    served.add_argument("--print", action="store_true", help="say what would be started, for another environment")
     bench = add("bench", run_bench)
-    bench.add_argument("benchmark", metavar="NAME", nargs="?", help="one that --list names")
+    bench.add_argument("benchmark", metavar="NAME", nargs="?", help="one that --list names, or a folder of yours")
     bench.add_argument("--list", action="store_true", help="all benchmarks, what they need, and what is there")
     bench.add_argument(
         "--model", help="base, sft, teacher@DOMAIN, baseline@NAME, student, smollm2, a folder, gold, floor"

@@ -38,6 +38,7 @@ RESULTS = artifacts.REPORTS / "results.json"
 TIMINGS = artifacts.ROOT / "timings"
 UNTRACKED = "untracked"  # in place of a parent where MLflow failed: the next flow takes the records up
 RECORDS = pipeline.STATE_FOLDER / "records"
+KEPT_RECORDS = "records"  # folder of a reproduction's run: what each model did on each held-out task
 BATCH = 1000  # points a write; MLflow takes no more
 PARAMS_BATCH = 100  # the same for parameters
 CARRY_S = 5.0  # between two writes of the flow
@@ -280,6 +281,27 @@ class Store:
         values = {f"success/{model}/{domain}": value for (model, domain), value in success(rows).items()}
         self._log_points(parent, [{"step": 0, "at": _now(), "values": values}])
         self._client.log_artifacts(parent, str(self.root / artifacts.REPORTS), artifacts.REPORTS.name)
+        for path in sorted((self.root / artifacts.stage_dir("evaluate")).glob("*/records.parquet")):
+            self._client.log_artifact(parent, str(path), f"{KEPT_RECORDS}/{path.parent.name}")
+
+    def records(self, run_id: str, model: str, folder: Path) -> Path:
+        """The records of an evaluated model that a reproduction's run keeps, as a file in ``folder``.
+
+        Raises:
+            ValueError: no such run, or none of this model.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            kept = {Path(it.path).name for it in self._client.list_artifacts(run_id, KEPT_RECORDS)}
+            if model not in kept:
+                raise ValueError(
+                    f"MLflow run {run_id}: no records of {model!r}; it has {', '.join(sorted(kept)) or 'none'}"
+                )
+            path = f"{KEPT_RECORDS}/{model}/records.parquet"
+            return Path(self._client.download_artifacts(run_id, path, str(folder)))
+        except MlflowException as error:
+            raise ValueError(f"MLflow run {run_id}: {str(error).splitlines()[0]}") from error
 
     def _dvc_parent(self) -> str:
         """The run above stages that plain ``dvc repro`` starts: the newest of the same params.yaml and commit."""

@@ -35,7 +35,8 @@ class Turn:
     """One message. ``ids`` are the token ids exactly as generated (assistant) or as fed (others): text is never
     re-tokenised. ``logprobs`` has one entry an id for turns a policy sampled, else it is empty. ``experts`` is what the
     policy's routers chose at each id, int16 of shape (ids, layers, experts a token), -1 where an id was never read;
-    only where training replays it, and never on disk: it serves the updates right behind its rollout."""
+    only where training replays it, and never on disk: it serves the updates right behind its rollout. ``written``
+    is the number of tokens of an assistant turn whose ids are not known, as the server that wrote it counted them."""
 
     role: Literal["prompt", "assistant", "tool"]
     text: str
@@ -44,6 +45,7 @@ class Turn:
     evidence: tuple[str, ...] = ()
     error: bool = False
     experts: npt.NDArray[np.int16] | None = field(default=None, compare=False, repr=False)
+    written: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,11 @@ class Trajectory:
                 at += len(own)
                 turns.append(replace(turn, experts=own))
         return replace(self, turns=tuple(turns))
+
+    @property
+    def written(self) -> int:
+        """Tokens that the policy produced, whether their ids are known or only their number."""
+        return sum(len(turn.ids) or turn.written for turn in self.turns if turn.role == "assistant")
 
     @property
     def tool_calls(self) -> int:
@@ -263,7 +270,8 @@ def _task(text: str) -> Task:
 
 
 def _turn_json(turn: Turn) -> dict[str, Any]:
-    return {key: value for key, value in asdict(replace(turn, experts=None)).items() if key != "experts"}
+    value = asdict(replace(turn, experts=None))
+    return {key: it for key, it in value.items() if key != "experts" and (key != "written" or it)}
 
 
 def trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
@@ -298,6 +306,7 @@ def trajectory_of(row: dict[str, Any]) -> Trajectory:
             tuple(turn["logprobs"]),
             tuple(turn["evidence"]),
             turn["error"],
+            written=turn.get("written", 0),
         )
         for turn in json.loads(row["turns"])
     )

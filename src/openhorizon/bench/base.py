@@ -49,7 +49,7 @@ def record_of(trajectory: Trajectory, model: str, seed: int) -> Record:
         reason=trajectory.verdict.reason,
         tool_calls=trajectory.tool_calls,
         first_failing_turn=first_failing_turn(trajectory),
-        tokens=sum(trajectory.loss_mask),
+        tokens=trajectory.written,
         answer=trajectory.answer,
     )
 

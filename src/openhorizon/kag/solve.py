@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from openhorizon.agent.endpoint import FAILED as ENDPOINT_FAILED
 from openhorizon.agent.endpoint import Endpoint
 from openhorizon.agent.render import read_action, write_action
 from openhorizon.agent.rollout import Policy, rollout
+from openhorizon.agent.talk import FAILED as ENDPOINT_FAILED
 from openhorizon.agent.trajectory import Status, Trajectory, Turn
 from openhorizon.config import BudgetConfig
 from openhorizon.domains.base import (

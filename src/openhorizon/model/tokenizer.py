@@ -18,12 +18,18 @@ PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 
-# {% generation %} marks what carries loss, for trainers that read it (transformers, TRL).
+# {% generation %} marks what carries loss, for trainers that read it (transformers, TRL). A call is text of the turn in
+# our own conversations; other clients of a server hand it in as `tool_calls`, which read the same.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{ '<|' + message['role'] + '|>' }}"
     "{%- if message['role'] == 'assistant' -%}"
-    "{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% generation %}{{ message['content'] or '' }}"
+    "{%- for call in message['tool_calls'] or [] -%}"
+    "{%- set given = call['function']['arguments'] -%}"
+    """{{ '<tool_call>{"name": ' + (call['function']['name'] | tojson) + ', "arguments": ' }}"""
+    "{{ (given if given is string else given | tojson) + '}</tool_call>' }}"
+    "{%- endfor -%}{{ '<|end|>' }}{% endgeneration %}"
     "{%- else -%}{{ message['content'] + '<|end|>' }}{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"

@@ -6,17 +6,13 @@ teacher is tried on its own domain only.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from openhorizon.agent.rollout import rollout
-from openhorizon.agent.trajectory import read_tasks, write_trajectories
-from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_json
-from openhorizon.bench.base import record_of, write_records
-from openhorizon.bench.heldout import episodes, rows
+from openhorizon.artifacts import checkpoint_dir, stage_dir
+from openhorizon.bench.evaluation import heldout_tasks, write_evaluation
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
-from openhorizon.domains.base import Task
 from openhorizon.model.sampler import load_policy
 from openhorizon.seeds import derive
 
@@ -31,7 +27,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     own = of if kind == "teacher" else ""
     if own and own not in config.domains:
         raise ValueError(f"evaluate: unknown domain {own!r}; known are {', '.join(config.domains)}")
-    wanted = [task for name in ((own,) if own else config.domains) for task in _tasks(name, config.evaluate.tasks)]
+    wanted = heldout_tasks((own,) if own else config.domains, config.evaluate.tasks)
     policy = load_policy(checkpoint, config.machine)
 
     def progress(done: int, total: int) -> None:
@@ -41,29 +37,5 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     temperature, seed = config.evaluate.temperature, derive(config.seed, "evaluate")
     finished = rollout(DOMAINS, wanted, policy, config.budget, temperature, seed, progress)
     log.tokens(sum(len(trajectory.ids) for trajectory in finished))
-    records = [record_of(trajectory, model, config.seed) for trajectory in finished]
-    table = rows(records, config.domains)
-    with replace_dir(stage_dir("evaluate", model)) as folder:
-        write_records(folder / "records.parquet", records)
-        write_trajectories(folder / "trajectories.parquet", finished)
-        write_json(
-            folder / "metrics.json",
-            {
-                "model": model,
-                "checkpoint": policy.name,
-                "episodes": episodes(records),
-                "rows": [asdict(row) for row in table],
-                "mean_tokens": sum(record.tokens for record in records) / len(records),
-                "mean_tool_calls": sum(record.tool_calls for record in records) / len(records),
-            },
-        )
+    table = write_evaluation(stage_dir("evaluate", model), model, policy.name, finished, config.domains, config.seed)
     log.metrics(0, **{f"success@{row.domain}": row.success for row in table if row.horizon == "all"})
-
-
-def _tasks(domain: str, count: int) -> list[Task]:
-    path = stage_dir("generate", domain) / "heldout.parquet"
-    tasks = read_tasks(path)
-    if len(tasks) < count or not count:
-        wanted = f"evaluate.tasks={count}; raise generate.{domain}.heldout"
-        raise ValueError(f"{path}: {len(tasks)} held-out tasks for {wanted}")
-    return tasks[:count]

@@ -75,7 +75,10 @@ class Benchmark:
     """``tasks`` gives all of them in a fixed order whose beginnings are fair samples, since a limit takes the first.
     ``primary`` is the metric that a table shows; with 1.0 there a task counts as solved. ``texts`` are what training
     data must not contain. ``unjudged`` says why a task cannot be judged here (empty: it can): it is counted and not
-    played. ``protocol`` says in words how it is played, and what differs from the authors' own way."""
+    played. ``protocol`` says in words how it is played, and what differs from the authors' own way.
+
+    Where a ``judge`` is to be asked, it puts its verdicts into what was played; a task whose ``measure`` then has no
+    ``primary`` was not judged, for the verdict's reason, and the next run asks again without playing again."""
 
     name: str
     title: str
@@ -97,6 +100,8 @@ class Benchmark:
     sample: Callable[[Task], Sequence[Action]] | None = None  # some model's answers that the package ships
     data: Callable[[], Path] | None = None  # the user's file, where there is no package
     unjudged: Callable[[Task], str] = judged
+    judge: Callable[[Sequence[Trajectory]], list[Trajectory]] | None = None  # who judges when all has been played
+    edition: str = ""  # the version of data that is in no package
 
     @property
     def references(self) -> dict[str, Callable[[Task], Sequence[Action]]]:
@@ -111,6 +116,8 @@ class Benchmark:
         Raises:
             ValueError: its package is not installed, or the user's file is not there.
         """
+        if self.edition:
+            return self.edition
         if self.data is not None:
             path = self.data()
             return f"{path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"

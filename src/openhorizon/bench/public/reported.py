@@ -19,6 +19,12 @@ def table() -> dict[str, Any]:
 
 
 def reported(name: str) -> dict[str, Any] | None:
-    """The authors' figures for our benchmark ``name``; None where they report none of the same tasks."""
-    found = next((row for row in table()["benchmarks"] if row["ours"] == name), None)
+    """The authors' figures for our benchmark ``name``; None where they report none of the same tasks. Of what is in no
+    package a user's folder may have the tasks: it is then called by the authors' title, such as ``gaia``, ``seal-0``,
+    ``hle-with-tools``."""
+    found = next((row for row in table()["benchmarks"] if name == (row["ours"] or _plain(row["title"]))), None)
     return found and {**found, "source": table()["source"], "protocol": table()["protocol"]}
+
+
+def _plain(title: str) -> str:
+    return title.casefold().replace(" ", "-")

@@ -35,6 +35,7 @@ def run(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Result]:
     """One result a task, in the order of ``tasks``; what the journal has is not played again, unless it was ABORTED."""
+    _judge_again(benchmark, player, tasks, journal)
     done = {name for name, result in journal.results.items() if result.status is not Status.ABORTED}
     waiting = [task for task in tasks if task.id not in done]
     unjudged = {task.id: why for task in waiting if (why := benchmark.unjudged(task))}
@@ -51,9 +52,39 @@ def run(
             {batch[0].world: benchmark.domain}, batch, seeds, {batch[0].domain: benchmark.budget}, sampling.temperature
         )
         seconds = (time.monotonic() - began) / len(batch)
+        played = _judged(benchmark, played)
         journal.add((measured(benchmark, player, it, seconds), text_only(it)) for it in played)
     progress(len(tasks), len(tasks))
     return [journal.results[task.id] for task in tasks]
+
+
+def _judged(benchmark: Benchmark, played: Sequence[Trajectory]) -> list[Trajectory]:
+    """With the judge's verdicts, where there is one. What the system broke is not put before it."""
+    if benchmark.judge is None:
+        return list(played)
+    asked = [it for it in played if it.status is not Status.ABORTED]
+    verdicts = dict(zip(map(id, asked), benchmark.judge(asked), strict=True))
+    return [verdicts.get(id(it), it) for it in played]
+
+
+def _judge_again(benchmark: Benchmark, player: Player, tasks: Sequence[Task], journal: Journal) -> None:
+    """Episodes that an earlier run played and got no verdict for."""
+    waiting = [
+        (result, journal.trajectories[task.id])
+        for task in tasks
+        if (result := journal.results.get(task.id)) and task.id in journal.trajectories
+        if result.success is None and result.status is not Status.ABORTED
+    ]
+    judged = _judged(benchmark, [trajectory for _, trajectory in waiting])
+    journal.add(
+        (_again(measured(benchmark, player, it, before.seconds), before), it)
+        for (before, _), it in zip(waiting, judged, strict=True)
+    )
+
+
+def _again(result: Result, before: Result) -> Result:
+    """With the counts of when it was played: a journal keeps no token ids."""
+    return replace(result, read_tokens=before.read_tokens, tokens=before.tokens)
 
 
 def reference(benchmark: Benchmark, name: str) -> Script:
@@ -73,20 +104,20 @@ def measured(benchmark: Benchmark, player: Player, trajectory: Trajectory, secon
     task, aborted = trajectory.task, trajectory.status is Status.ABORTED
     metrics = {} if aborted else benchmark.measure(trajectory)
     actions = [read_action(turn.text) for turn in trajectory.turns if turn.role == "assistant"]
-    generated = sum(trajectory.loss_mask)
+    generated = trajectory.written
     return Result(
         task=task.id,
         group=benchmark.group(task),
         horizon=task.horizon,
         player=player.name,
         status=trajectory.status,
-        success=None if aborted else metrics[benchmark.primary].value >= 1,
+        success=metrics[benchmark.primary].value >= 1 if benchmark.primary in metrics else None,
         metrics=metrics,
         reason=trajectory.verdict.reason,
         tool_calls=trajectory.tool_calls,
         unreadable_calls=sum(isinstance(action, Call) and not action.name for action in actions),
         failed_calls=sum(turn.role == "tool" and turn.error for turn in trajectory.turns),
-        read_tokens=len(trajectory.ids) - generated,
+        read_tokens=len(trajectory.ids) - sum(trajectory.loss_mask),
         tokens=generated,
         seconds=seconds,
         answer=trajectory.answer,

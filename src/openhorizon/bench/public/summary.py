@@ -61,7 +61,8 @@ def failures(benchmark: Benchmark, gold: Sequence[Result]) -> list[str]:
 def counts(results: Sequence[Result]) -> dict[str, Any]:
     """How episodes ended and what went wrong in them, in numbers of tasks and of calls."""
     ended = Counter(result.status for result in results if result.status)
-    why = Counter(result.reason for result in results if result.status is None)
+    aborted = Status.ABORTED
+    why = Counter(r.reason.partition(" (")[0] for r in results if r.success is None and r.status is not aborted)
     return {
         "tasks": len(results),
         "judged": sum(result.success is not None for result in results),
