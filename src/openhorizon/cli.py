@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from openhorizon import pipeline, process, profiles, sandbox
+from openhorizon import lineage, pipeline, process, profiles, sandbox
 from openhorizon.artifacts import REPORTS, checkpoint_dir, read_json, require, stage_dir
 from openhorizon.config import PARAMS_FILE, STAGES, Config, load
 from openhorizon.progress import Progress
@@ -66,9 +66,14 @@ def run_stage(options: argparse.Namespace) -> int:
     from openhorizon.tracking import StageLog, publish
 
     _remove_leftovers(stage_dir(options.name, options.target))
+    made_of = lineage.origin(options.name, options.target)
+    if made_of:
+        lineage.check(made_of)
     try:
         with StageLog(config, options.name, options.target) as log:
             importlib.import_module(f"openhorizon.stages.{options.name}").run(config, options.target, log)
+            if made_of:
+                lineage.record(made_of, config)
         if options.name == "report":
             publish(Path())
     finally:

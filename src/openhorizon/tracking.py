@@ -107,6 +107,19 @@ class StageLog:
         lines = (json.dumps(point, sort_keys=True) for point in self.curves)
         artifacts.write_text(folder / "curves.jsonl", "".join(f"{line}\n" for line in lines))
 
+    def state(self) -> dict[str, Any]:
+        """What a stage that is killed here would have to be told to go on: JSON."""
+        return {"curves": self.curves, "tokens": self._tokens, "seconds": self.summary()["seconds"]}
+
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        """Go on with the curves, tokens and seconds of a stage that was killed; its curves are recorded once more, so
+        that this run has them from their beginning."""
+        self.curves, self._tokens = list(state["curves"]), state["tokens"]
+        self._began -= state["seconds"]
+        for point in self.curves:
+            values = {name: value for name, value in point.items() if name != "step"}
+            self._append({"step": point["step"], "at": _now(), "values": values})
+
     def summary(self) -> dict[str, float]:
         """What the stage took so far; never part of a DVC output."""
         seconds = round(time.monotonic() - self._began, 2)
