@@ -10,9 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "openhorizon"
 
-GROUND = {"artifacts", "config", "seeds", "sandbox"}  # what anything may use
+GROUND = {"artifacts", "config", "seeds", "sandbox", "unfinished"}  # what anything may use
 BELOW = {  # a package or module → what of openhorizon it may import besides the ground and itself
     "artifacts": set(),
+    "unfinished": {"pipeline"},
+    "lineage": {"pipeline"},
     "seeds": set(),
     "sandbox": set(),
     "config": {"domains"},  # the names of the registry
@@ -30,14 +32,19 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "profiles": set(),
     "pipeline": set(),
     "tracking": {"pipeline", "progress"},
-    "stages": {"agent", "bench", "domains", "kag", "losses", "model", "pipeline", "report", "tracking", "train"},
+    "stages": {
+        *("agent", "bench", "domains", "kag", "lineage", "losses", "model", "pipeline", "report", "tracking", "train"),
+    },
     "export": {"model", "pipeline"},
+    "ancestry": {"export", "lineage", "model", "pipeline"},
     "play": {"agent", "domains"},
     # kag: `show kag`; model: `doctor`, `play`
     "cli": {
+        "ancestry",
         "domains",
         "export",
         "kag",
+        "lineage",
         "model",
         "pipeline",
         "play",

@@ -13,13 +13,16 @@ from openhorizon import profiles
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("src", "flows", "profiles", "dvc.yaml", "pyproject.toml", ".dvc/config", ".dvcignore", ".gitignore")
 DOMAINS = ("search", "tool_calling")
-GRPO = {"iterations": 3, "validate_every": 2, "prompts": 2, "group": 3, "stop_drop": 1.0, "dead_stop": 9, "tries": 2}
+GRPO = {"iterations": 3, "validate_every": 2, "prompts": 2, "group": 3, "stop_drop": 1.0, "dead_stop": 9}
 TINY: dict[str, Any] = {
     "generate": {"default": {"demonstrations": 60, "prompts": 30, "heldout": 20}},
     "model": {"scratch": {"vocab_size": 512}},
     "base": {"tokens": 24000, "demonstrations": 60},
     "sft": {"tokens": 24000, "demonstrations": 60},
-    "teach": {"default": {"demonstrations": 60, "tokens": 12000, "validation": 6, "grpo": GRPO}},
+    "teach": {
+        "default": {"demonstrations": 60, "tokens": 12000, "validation": 6, "grpo": GRPO},
+        "tool_calling": {"grpo": {"tries": 2, "tried_prompts": 8}},
+    },
     "distill": {"iterations": 4, "prompts": 2, "updates": 2},
     "evaluate": {"tasks": 20},
 }

@@ -42,6 +42,8 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     policy = load_policy(checkpoint, config.machine)
     saved, size = unfinished(config, "evaluate", model), WAVE * config.machine.rollout_batch
     finished: list[Trajectory] = []
+    if saved and saved.names:
+        print(f"{saved.stage}: goes on behind {min(len(saved.names) * size, len(wanted))} tasks", flush=True)
     for start in range(0, len(wanted), size):
         name = f"wave{start}"
         if saved and name in saved.names:
