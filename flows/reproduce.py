@@ -47,6 +47,8 @@ def recipe(stage: Submit, domains: Sequence[str], baselines: Sequence[str]) -> l
 def reproduce(profile: str | None = None) -> None:
     """The whole recipe; ``profile`` is merged into params.yaml first."""
     os.chdir(ROOT)  # a worker starts flows elsewhere
+    if IN_WORKER:
+        process.die_with_parent()
     process.telemetry_off()
     with pipeline.alone(ROOT):
         if profile:
@@ -84,6 +86,7 @@ def main() -> int:
     try:
         with Progress("reproduce", "starting the flow server"), get_client(sync_client=True) as client:
             client.hello()
+            process.guard_children()
         reproduce()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -154,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Progress(f"study {options.name}", "starting the flow server"), get_client(sync_client=True) as client:
             client.hello()
+            process.guard_children()
         study(options.name, options.size, options.seeds)
     except (KeyboardInterrupt, TerminationSignal):
         return 130

@@ -95,8 +95,8 @@ def _holds(path: Path) -> dict[str, Any]:
     if "checkpoint" in metrics:
         found["the evaluation of weights"] = metrics["checkpoint"]
     found |= {key: f"{count:,}" for key, count in metrics.get("counts", {}).items()}
-    graph = metrics.get("graph", {}).get("all", {})
-    found |= {f"graph {key}": f"{sum(kinds.values()):,}" for key, kinds in graph.items() if key != "abilities"}
+    graph = metrics.get("graph", {})
+    found |= {f"graph {key}": f"{sum(graph[key].values()):,}" for key in ("nodes", "edges") if key in graph}
     return found
 
 
