@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import random
@@ -18,11 +19,12 @@ import pytest
 import tiny_project
 import torch
 from conftest import BUDGET, GRPO, MACHINE, CountDomain
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from test_training import DISTILL, OPTIM, Log, demonstrations, tasks
 
 from openhorizon.config import CurriculumConfig, RouterConfig
-from openhorizon.model.load import Checkpoint, Teacher
+from openhorizon.model.load import Checkpoint, Teacher, full_disk_is_an_os_error
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.train.compute import Meter
 from openhorizon.train.distillation import distil
@@ -274,6 +276,15 @@ def test_a_full_disk_ends_no_training(work: Unfinished, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "sft: no space left on the disk to save its work; it goes on without\n"
     assert reopened(work).values["step"] == 3
     assert {path.name for path in work.folder.iterdir()} == {"weights.1", "state.json"}
+
+
+def test_weights_on_a_full_disk_are_an_os_error(tmp_path: Path) -> None:
+    """As safetensors says it."""
+    with pytest.raises(OSError, match="No space left") as caught, full_disk_is_an_os_error(tmp_path):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(SafetensorError), full_disk_is_an_os_error(tmp_path):
+        raise SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)")
 
 
 def test_tied_weights_are_saved_once_and_stay_tied() -> None:

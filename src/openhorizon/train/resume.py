@@ -12,8 +12,6 @@ from the same seeds by the same weights, and come out the same.
 
 from __future__ import annotations
 
-import errno
-import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from openhorizon.config import MachineConfig
+from openhorizon.model.load import full_disk_is_an_os_error
 from openhorizon.unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -210,9 +208,5 @@ class Random:
 
 
 def _write(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    try:
+    with full_disk_is_an_os_error(path):
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        if f"os error {errno.ENOSPC}" in str(error):  # it has no type for this
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
