@@ -22,7 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.stage import Outcome, StageFailed, Submit, explain
+from flows.stage import Outcome, StageFailed, Submit, explain, open_server
 from openhorizon import cli, config, pipeline, process
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stale = set(pipeline.stale(ROOT))
             shards = {name: settings.generate[name].shards for name in wanted if f"generate@{name}" in stale}
             if shards:
+                open_server("generate")
                 where = runner(options.runner, settings.machine.threads)
                 make_shards.with_options(task_runner=where)(str(ROOT), shards)
             for name in wanted:

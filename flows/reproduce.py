@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import flow
-from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 
@@ -22,7 +21,7 @@ from flows.distill import distill
 from flows.evaluate import evaluate
 from flows.generate import generate
 from flows.shown import Shown
-from flows.stage import IN_WORKER, Outcome, Runner, StageFailed, Submit, finish
+from flows.stage import IN_WORKER, Outcome, Runner, StageFailed, Submit, finish, open_server
 from flows.teach import teach
 from openhorizon import cli, config, pipeline, process, profiles, tracking
 from openhorizon.progress import Progress, duration
@@ -84,9 +83,7 @@ def main() -> int:
     """The flow in this process, with a server of its own unless PREFECT_API_URL names one."""
     process.exit_on_terminate()
     try:
-        with Progress("reproduce", "starting the flow server"), get_client(sync_client=True) as client:
-            client.hello()
-            process.guard_children()
+        open_server("reproduce")
         reproduce()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

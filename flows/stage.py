@@ -20,12 +20,13 @@ from typing import IO, Literal, Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.futures import PrefectFuture, wait
 
 from openhorizon.config import LimitConfig
 from openhorizon.pipeline import Graph, affected
-from openhorizon.process import child_environment
+from openhorizon.process import child_environment, guard_children
 from openhorizon.progress import Progress, say
 
 Outcome = Literal["done", "up to date", "restored", "failed", "not run"]
@@ -54,6 +55,14 @@ class Submit(Protocol):
 
 class StageFailed(RuntimeError):
     """A stage did not end well; the message says why in one line."""
+
+
+def open_server(name: str) -> None:
+    """Start Prefect's temporary server, unless PREFECT_API_URL names one; it ends with this process. ``name`` is what
+    the line says that is printed."""
+    with Progress(name, "starting the flow server"), get_client(sync_client=True) as client:
+        client.hello()
+    guard_children()
 
 
 class Slots:

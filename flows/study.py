@@ -19,11 +19,10 @@ from pathlib import Path
 
 import yaml
 from prefect import flow
-from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, wait
 
-from flows.stage import IN_WORKER, Outcome, Runner, Slots, StageFailed, explain
+from flows.stage import IN_WORKER, Outcome, Runner, Slots, StageFailed, explain, open_server
 from openhorizon import cli, config, pipeline, process, tracking
 from openhorizon.progress import Progress, say
 from openhorizon.study import plan, results, workspace
@@ -152,9 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     process.exit_on_terminate()
     try:
-        with Progress(f"study {options.name}", "starting the flow server"), get_client(sync_client=True) as client:
-            client.hello()
-            process.guard_children()
+        open_server(f"study {options.name}")
         study(options.name, options.size, options.seeds)
     except (KeyboardInterrupt, TerminationSignal):
         return 130

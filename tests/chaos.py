@@ -20,6 +20,7 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -47,17 +48,18 @@ class Wrong(AssertionError):
 
 
 def environment(root: Path) -> dict[str, str]:
+    """Of a project's own code, and of nobody's Prefect server."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "OPENHORIZON_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
     more = {"PYTHONPATH": str(root / "src"), "PATH": path, "PYTHONUNBUFFERED": "1"}
     return {**own, **process.TELEMETRY_OFF, **more}
 
 
-def reproduce(root: Path, log: Path) -> None:
+def reproduce(root: Path, log: Path, command: Sequence[str] = REPRODUCE) -> None:
     """To its end, which must be good."""
     with log.open("ab") as file:
         done = subprocess.run(
-            REPRODUCE, cwd=root, env=environment(root), stdout=file, stderr=file, timeout=TIMEOUT_S, check=False
+            command, cwd=root, env=environment(root), stdout=file, stderr=file, timeout=TIMEOUT_S, check=False
         )
     if done.returncode:
         raise Wrong(f"the next reproduction ended with {done.returncode}: {log}")
@@ -70,7 +72,8 @@ def outs(root: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def figures(root: Path) -> Any:
-    return json.loads((root / "reports" / "results.json").read_text())["rows"]
+    path = root / "reports" / "results.json"
+    return json.loads(path.read_text())["rows"] if path.is_file() else None
 
 
 def unmake(root: Path, stage: str) -> None:
@@ -141,14 +144,22 @@ def kill(victim: str, root: Path, flow: psutil.Process, stage: str) -> bool:
     return bool(victims)
 
 
-def fault(root: Path, victim: str, stage: str, seconds: float, draw: random.Random, log: Path) -> str:
+def fault(
+    root: Path,
+    victim: str,
+    stage: str,
+    seconds: float,
+    draw: random.Random,
+    log: Path,
+    command: Sequence[str] = REPRODUCE,
+) -> str:
     """One of them, and the reproduction behind it. Returns what happened; raises ``Wrong``."""
     before, rows = outs(root), figures(root)
     teachers = {path: path.stat().st_mtime_ns for path in (root / "artifacts" / "teach").glob("*/model.safetensors")}
     unmake(root, stage)
     with contextlib.ExitStack() as ends:
-        starter = started_by_worker if victim == "worker" else started
-        flow = ends.enter_context(starter(root, log))
+        begun = started_by_worker(root, log) if victim == "worker" else started(root, log, command)
+        flow = ends.enter_context(begun)
         there = wait_for(lambda: running(root, command_words(stage)), flow.is_running)
         delay = draw.uniform(0, seconds)
         time.sleep(delay if there else 0)
@@ -163,7 +174,7 @@ def fault(root: Path, victim: str, stage: str, seconds: float, draw: random.Rand
         else:
             wait_for(lambda: False, lambda: flow.is_running() and flow.status() != psutil.STATUS_ZOMBIE)
     ended(root, ENDED_S)
-    reproduce(root, log)
+    reproduce(root, log, command)
     check(
         root,
         before,
@@ -194,8 +205,8 @@ def check(root: Path, before: dict[str, Any], rows: Any, teachers: dict[Path, in
 
 
 def open_runs(root: Path) -> list[str]:
-    import sqlite3
-
+    if not (root / "mlruns.db").is_file():
+        return []
     with contextlib.closing(sqlite3.connect(root / "mlruns.db")) as database:
         return [row[0] for row in database.execute("select name from runs where status = 'RUNNING'")]
 
@@ -217,10 +228,10 @@ def _command(it: psutil.Process) -> str:
 
 
 @contextlib.contextmanager
-def started(root: Path, log: Path) -> Iterator[psutil.Process]:
+def started(root: Path, log: Path, command: Sequence[str]) -> Iterator[psutil.Process]:
     """A reproduction that runs."""
     with log.open("ab") as file:
-        flow = subprocess.Popen(REPRODUCE, cwd=root, env=environment(root), stdout=file, stderr=file)
+        flow = subprocess.Popen(command, cwd=root, env=environment(root), stdout=file, stderr=file)
     try:
         yield psutil.Process(flow.pid)
     finally:
