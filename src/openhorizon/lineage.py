@@ -96,7 +96,8 @@ def unfinished(config: Config, stage: str, target: str | None = None) -> Unfinis
 
 
 def record(found: Origin, config: Config, root: Path = Path()) -> None:
-    """Write down what made each artifact of a stage that has just ended well."""
+    """Write down what made each artifact of a stage that has just ended well. Where that cannot be written, it is said:
+    the artifact is as good."""
     for out in found.outs:
         md5 = hash_of(root / out)
         made = {
@@ -109,7 +110,10 @@ def record(found: Origin, config: Config, root: Path = Path()) -> None:
             "packages": packages(),
             "at": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
-        write_json(root / PROVENANCE / f"{md5}.json", made)
+        try:
+            write_json(root / PROVENANCE / f"{md5}.json", made)
+        except OSError as error:
+            print(f"{found.stage}: what made it is not written down: {error}", flush=True)
 
 
 def made_here(root: Path = Path()) -> Iterator[dict[str, Any]]:

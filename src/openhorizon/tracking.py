@@ -298,17 +298,19 @@ class Store:
             start = events[0]
             parent = start["parent"] if start["parent"] not in ("", UNTRACKED) else self._dvc_parent()
             tags = {"mlflow.parentRunId": parent, **self._origin()}
-            carried = self._carried[record] = _Carried(self._create(start["start"], tags, start["at"]), start["stage"])
+            carried = _Carried(self._create(start["start"], tags, start["at"]), start["stage"])
+            artifacts.write_json(record.with_suffix(RUN_SUFFIX), dataclasses.asdict(carried))
             self._log_params(carried.run_id, start["params"])
         self._carried[record] = carried
         self._log_points(carried.run_id, (event for event in events if "values" in event))
-        carried.offset += len(complete)
-        artifacts.write_json(record.with_suffix(RUN_SUFFIX), dataclasses.asdict(carried))
         status = next((event["end"] for event in events if "end" in event), "KILLED" if ended else None)
         if status:
             self._client.set_terminated(carried.run_id, status, events[-1]["at"] if events else _now())
             record.unlink()
             record.with_suffix(RUN_SUFFIX).unlink(missing_ok=True)
+        elif complete:
+            carried.offset += len(complete)
+            artifacts.write_json(record.with_suffix(RUN_SUFFIX), dataclasses.asdict(carried))
 
     def _told(self, record: Path) -> _Carried | None:
         """How far an earlier process has carried it; None where none did, or the run is no longer there."""
