@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 from prefect import flow
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
@@ -21,7 +22,7 @@ from flows.distill import distill
 from flows.evaluate import evaluate
 from flows.generate import generate
 from flows.shown import Shown
-from flows.stage import IN_WORKER, Outcome, Runner, StageFailed, Submit, finish, open_server
+from flows.stage import IN_WORKER, Outcome, Runner, StageFailed, Submit, finish, open_server, start_again
 from flows.teach import teach
 from openhorizon import cli, config, pipeline, process, profiles, tracking
 from openhorizon.progress import Progress, duration
@@ -89,6 +90,8 @@ def main() -> int:
         return 128 + signal.SIGINT
     except TerminationSignal:
         return 128 + signal.SIGTERM
+    except httpx.TransportError as error:
+        return start_again(error)
     except StageFailed as error:
         print(f"openhorizon: {error}", file=sys.stderr)
         return 1

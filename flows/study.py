@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import httpx
 import yaml
 from prefect import flow
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, wait
 
-from flows.stage import IN_WORKER, Outcome, Runner, Slots, StageFailed, explain, open_server
+from flows.stage import IN_WORKER, Outcome, Runner, Slots, StageFailed, explain, open_server, start_again
 from openhorizon import cli, config, pipeline, process, tracking
 from openhorizon.progress import Progress, say
 from openhorizon.study import plan, results, workspace
@@ -155,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         study(options.name, options.size, options.seeds)
     except (KeyboardInterrupt, TerminationSignal):
         return 130
+    except httpx.TransportError as error:
+        return start_again(error)
     except StageFailed as error:
         print(f"openhorizon: {error}", file=sys.stderr)
         return 1
