@@ -64,6 +64,7 @@ def replace_dir(final: Path) -> Iterator[Path]:
         building.chmod(0o755)
         shutil.rmtree(final, ignore_errors=True)
         building.rename(final)
+        sync_folder(final.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -79,9 +80,19 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
+        sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's names on disk: a rename is as safe as the file only then."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

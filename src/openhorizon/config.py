@@ -340,6 +340,8 @@ class MachineConfig:
     micro_tokens: int  # whose graph is held at once: an update goes through its batch in such parts
     checkpointing: bool  # activations are computed again in the backward pass instead of kept
     experts: Literal["auto", "eager", "grouped_mm", "batched_mm", "megablocks", "megablocks_dmoe"]
+    checkpoint_s: float = 60.0  # between two saves of unfinished work, by which a killed stage goes on
+    checkpoint_steps: int | None = None  # at most so many steps between two; null: time alone
 
 
 @dataclass(frozen=True)
