@@ -130,7 +130,7 @@ def test_leftovers_of_a_killed_run_are_removed(
     (project / "artifacts/sft").mkdir()
     stage_that(monkeypatch, lambda config, target, log: None)
     assert cli.main(["stage", "sft"]) == 0
-    assert sorted(path.name for path in (project / "artifacts").iterdir()) == ["sft", "timings"]
+    assert sorted(path.name for path in (project / "artifacts").iterdir()) == ["provenance", "sft", "timings"]
 
 
 def test_no_git(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,7 +120,7 @@ def test_hashes_are_dvcs(tmp_path: Path) -> None:
 
 
 def test_every_stage_of_the_recipe_is_known(project: Path) -> None:
-    targets = {"generate": DOMAINS, "teach": DOMAINS, "baseline": ("seqkd",)}
+    targets = {"generate": DOMAINS, "teach": DOMAINS, "baseline": ("seqkd",), "benchmark": ("bfcl",)}
     models = ("base", "sft", "student", "teacher@search", "baseline@seqkd")
     for stage in STAGES:
         for target in targets.get(stage, models if stage == "evaluate" else (None,)):

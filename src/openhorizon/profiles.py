@@ -60,11 +60,11 @@ def write(name: str, root: Path) -> bool:
     return True
 
 
-def settings(name: str, root: Path) -> config.Config:
-    """What profile ``name`` would be, without writing it. Raises as ``compose``."""
+def settings(name: str, root: Path, changes: Sequence[Mapping[str, Any]] = ()) -> config.Config:
+    """What profile ``name`` would be with ``changes``, without writing it. Raises as ``compose``."""
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / config.PARAMS_FILE.name
-        trial.write_text(compose(name, root, []), encoding="utf-8")
+        trial.write_text(compose(name, root, changes), encoding="utf-8")
         return config.load(trial)
 
 
