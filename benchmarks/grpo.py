@@ -130,7 +130,8 @@ def train(checkpoint: Checkpoint, config: Config, domain: str, options: argparse
             lambda iteration, phase=phase: look(f"{phase.name}_{iteration}"),  # type: ignore[misc]
         )  # fmt: skip
         look(phase.name)
-    return {"grpo": options.grpo, "seed": options.seed, "tasks": len(tasks), "states": states, "curves": log.rows}
+    settings = {"checkpoint": checkpoint.hash, "grpo": options.grpo, "seed": options.seed, "horizon": options.horizon}
+    return settings | {"tasks": len(tasks), "states": states, "curves": log.rows}
 
 
 def main() -> None:
@@ -161,10 +162,9 @@ def main() -> None:
         read_json(OUT) if OUT.exists() else {}
     )  # read when it is written: parts may run side by side
     if options.part == "spread":
-        result["spread"] = result.get("spread", {}) | made
+        result |= {"spread": result.get("spread", {}) | made, "checkpoint": checkpoint.hash}
     else:
         result["train"] = [*result.get("train", []), *({"domain": domain, **row} for domain, row in made.items())]
-    result["checkpoint"] = checkpoint.hash
     result["machine"] = {"cpu": platform.processor() or platform.machine(), "threads": options.threads}
     write_json(OUT, result)
 

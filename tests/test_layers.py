@@ -53,6 +53,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "bridge": {"agent", "bench", "domains"},
     "inspecting": {"agent", "bench", "players", "process"},
     "comparing": {"agent", "bench", "report", "tracking"},
+    "forecast": {"model", "progress"},
     # kag: `show kag`; model: `doctor`, `play`
     "cli": {
         "benchmarking",
@@ -62,6 +63,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
         "domains",
         "evaluating",
         "export",
+        "forecast",
         "inspecting",
         "kag",
         "model",

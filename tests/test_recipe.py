@@ -33,7 +33,8 @@ def test_grpo_as_in_section_4_2(config: Config) -> None:
     for teacher in config.teach.values():
         grpo = teacher.grpo
         assert (grpo.clip_low, grpo.clip_high) == (0.2, 0.28)
-        assert (grpo.kl, grpo.entropy, grpo.temperature) == (0.001, 0.0001, 1.0)
+        assert (grpo.kl, grpo.entropy) == (0.001, 0.0001)
+        assert grpo.temperature == config.evaluate.temperature, "a small model's rollouts, not the paper's 1.0"
         assert grpo.optim.schedule == "constant" and grpo.dynamic_sampling
 
 

@@ -267,6 +267,24 @@ def kag_table(domain: str, counts: dict[str, dict[str, dict[str, int]]]) -> Any:
     return table
 
 
+def plan_profile(options: argparse.Namespace) -> int:
+    """Predict tokens, time, memory and cost of a profile, stage by stage."""
+    from rich.console import Console
+
+    from openhorizon.forecast import table
+
+    config = profiles.settings(options.profile, Path()) if options.profile else load()
+    on_gpus = config.model.source != "scratch"
+    machine = options.machine or ("h100" if on_gpus else "cpu")
+    lengths = options.lengths or ("a1" if on_gpus else "laptop")
+    made = table.plan(config, machine, lengths, options.assumptions, Path())
+    if options.json:
+        print(json.dumps(made.as_json()))
+    else:
+        Console(width=None if sys.stdout.isatty() else 120).print(table.rendered(made))
+    return 0
+
+
 def export_model(options: argparse.Namespace) -> int:
     """Write a model of this run with its model card into a folder of its own."""
     from openhorizon.export import export
@@ -490,6 +508,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--task", help="its id")
         command.add_argument("--nth", type=int, default=0, help="of those that fit (default: 0, the first)")
         command.add_argument("--json", action="store_true", help="one line for a script")
+    planned = add("plan", plan_profile)
+    planned.add_argument("--profile", help="of profiles/ (default: params.yaml as it is)")
+    planned.add_argument("--machine", help="of the assumptions (default: cpu from scratch, else h100)")
+    planned.add_argument("--lengths", help="of episodes, in the assumptions (default: laptop from scratch, else a1)")
+    planned.add_argument("--assumptions", type=Path, help="a file whose blocks take the place of the shipped ones")
+    planned.add_argument("--json", action="store_true", help="one line for a script")
     exported = add("export", export_model)
     exported.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME or student")
     exported.add_argument("--out", type=Path, required=True, help="a new or empty folder")

@@ -60,6 +60,14 @@ def write(name: str, root: Path) -> bool:
     return True
 
 
+def settings(name: str, root: Path) -> config.Config:
+    """What profile ``name`` would be, without writing it. Raises as ``compose``."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / config.PARAMS_FILE.name
+        trial.write_text(compose(name, root, []), encoding="utf-8")
+        return config.load(trial)
+
+
 def compose(name: str, root: Path, changes: Sequence[Mapping[str, Any]]) -> str:
     """The params file of profile ``name`` with further ``changes`` on top, in their order; checked.
 

@@ -52,8 +52,27 @@ class Teacher:
 def new_model(start: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
     """A model of a stock family from scratch, fp32, its random weights decided by ``seed``."""
     config = start.scratch
+    own: dict[str, Any] = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    hf = AutoConfig.for_model(config.family, **sizes_of(start, len(tokenizer)), **own)
+    torch.manual_seed(seed)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(hf, attn_implementation=SEGMENTS)
+    if config.induction:
+        if config.family != "lfm2_moe":
+            raise ValueError(f"model.scratch.induction: only for lfm2_moe (it has convolutions); got {config.family}")
+        start_with_induction(model)
+    model.float()
+    return model
+
+
+def sizes_of(start: ModelConfig, vocabulary: int) -> dict[str, Any]:
+    """What a family's config says of a model from scratch, its tokenizer aside."""
+    config = start.scratch
     common: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocabulary,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
         "moe_intermediate_size": config.moe_intermediate_size,
@@ -65,9 +84,6 @@ def new_model(start: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int)
         "norm_topk_prob": True,
         "max_position_embeddings": start.max_tokens,
         "tie_word_embeddings": True,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": None,
     }
     if config.family == "lfm2_moe":
         kinds = ["full_attention" if i in config.attention_layers else "conv" for i in range(config.num_layers)]
@@ -85,15 +101,7 @@ def new_model(start: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int)
             "router_aux_loss_coef": 0.001,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
         }
-    hf = AutoConfig.for_model(config.family, **common)
-    torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(hf, attn_implementation=SEGMENTS)
-    if config.induction:
-        if config.family != "lfm2_moe":
-            raise ValueError(f"model.scratch.induction: only for lfm2_moe (it has convolutions); got {config.family}")
-        start_with_induction(model)
-    model.float()
-    return model
+    return common
 
 
 def load_checkpoint(path: Path, machine: MachineConfig) -> Checkpoint:

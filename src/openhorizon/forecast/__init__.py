@@ -1,0 +1,1 @@
+"""What a profile will take, before it is run."""
