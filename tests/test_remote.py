@@ -62,8 +62,8 @@ def test_a_server_scores_as_the_teacher_here(tiny: Callable[..., Checkpoint], se
 
 def test_the_router_asks_the_server_of_the_sample(
     tiny: Callable[..., Checkpoint],
-    serve: Any,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    serve: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     student, teachers = tiny(), [Teacher("a", tiny(seed=1)), Teacher("b", tiny(seed=2))]
     server: Server = serve(scoring(teachers[1].checkpoint))
