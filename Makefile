@@ -3,17 +3,19 @@
 PYTHON ?= python3
 PORT ?= 5000
 JOBS ?= 2
+FAULTS ?= 50
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := requirements.lock requirements-nodeps.lock pyproject.toml
 STAMP := $(VENV)/.installed-$(shell cat $(PINS) scripts/install-megablocks | cksum | cut -d' ' -f1)
 
-.PHONY: help setup gpu reproduce test test-long lint mlflow doctor clean
+.PHONY: help setup gpu reproduce test test-long chaos lint mlflow doctor clean
 
 help:
 	@echo "make reproduce [PROFILE=smoke|laptop]   run the whole recipe; again: only what changed"
 	@echo "make test [JOBS=2]                      linter, types, tests, so many at once"
 	@echo "make test-long                          every task of the larger worlds, about an hour"
+	@echo "make chaos [FAULTS=50]                  kill a small reproduction in every stage and check what comes of it"
 	@echo "make gpu                                MegaBlocks' CUDA extension, built for this machine, and a self-test"
 	@echo "make lint | mlflow [PORT=5000] | doctor | clean"
 
@@ -39,6 +41,9 @@ test: lint
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long
+
+chaos: $(STAMP)
+	@$(BIN)/python tests/chaos.py --faults $(FAULTS)
 
 mlflow: $(STAMP)
 	@$(BIN)/python -m openhorizon mlflow --port $(PORT)

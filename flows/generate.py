@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.stage import Outcome, StageFailed, Submit, explain
+from flows.stage import Outcome, StageFailed, Submit, explain, open_server, start_again
 from openhorizon import cli, config, pipeline, process
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,11 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stale = set(pipeline.stale(ROOT))
             shards = {name: settings.generate[name].shards for name in wanted if f"generate@{name}" in stale}
             if shards:
+                open_server("generate")
                 where = runner(options.runner, settings.machine.threads)
                 make_shards.with_options(task_runner=where)(str(ROOT), shards)
             for name in wanted:
                 repro = ["-m", "openhorizon.process", "--wait-for-lock", "repro", "--single-item", f"generate@{name}"]
                 _run(str(ROOT), repro, f"generate@{name}")
+    except httpx.TransportError as error:
+        return start_again(error)
     except StageFailed as error:
         print(f"openhorizon: {error}", file=sys.stderr)
         return 1

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 from prefect import flow
-from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 
@@ -22,7 +22,7 @@ from flows.distill import distill
 from flows.evaluate import evaluate
 from flows.generate import generate
 from flows.shown import Shown
-from flows.stage import IN_WORKER, Outcome, Runner, StageFailed, Submit, finish
+from flows.stage import IN_WORKER, Outcome, Runner, StageFailed, Submit, finish, open_server, start_again
 from flows.teach import teach
 from openhorizon import cli, config, pipeline, process, profiles, tracking
 from openhorizon.progress import Progress, duration
@@ -31,7 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ALONE = ("base", "sft", "distill")  # each uses every core (cli.run_stage), and everything behind it waits for it
 
 
-def recipe(stage: Submit, domains: Sequence[str], baselines: Sequence[str]) -> list[PrefectFuture[Outcome]]:
+def recipe(
+    stage: Submit, domains: Sequence[str], baselines: Sequence[str], benchmarks: Sequence[str] = ()
+) -> list[PrefectFuture[Outcome]]:
     """Agents-A1, stage by stage; ``after`` is what a stage reads."""
     data = generate(stage, domains)
     base = stage("base", after=data)
@@ -40,6 +42,7 @@ def recipe(stage: Submit, domains: Sequence[str], baselines: Sequence[str]) -> l
     student = distill(stage, teachers)
     others = baseline(stage, baselines, student)
     scores = evaluate(stage, base, sft, teachers, student, others)
+    scores += [stage(f"benchmark@{name}", after=[student]) for name in benchmarks]
     return [*data, base, sft, *teachers.values(), student, *others.values(), *scores, stage("report", after=scores)]
 
 
@@ -47,6 +50,8 @@ def recipe(stage: Submit, domains: Sequence[str], baselines: Sequence[str]) -> l
 def reproduce(profile: str | None = None) -> None:
     """The whole recipe; ``profile`` is merged into params.yaml first."""
     os.chdir(ROOT)  # a worker starts flows elsewhere
+    if IN_WORKER:
+        process.die_with_parent()
     process.telemetry_off()
     with pipeline.alone(ROOT):
         if profile:
@@ -62,7 +67,9 @@ def reproduce(profile: str | None = None) -> None:
                 ROOT, at_once, graph, stale, {tracking.PARENT_VARIABLE: parent}, ALONE, settled=shown.settled,
                 limits=settings.flow, gpu=settings.machine.device == "cuda",
             )  # fmt: skip
-            failed = finish(recipe(runner.submit, settings.domains, settings.baselines.run), runner)
+            failed = finish(
+                recipe(runner.submit, settings.domains, settings.baselines.run, settings.benchmarks.run), runner
+            )
             print("\n".join(summary(runner)), flush=True)
             shown.end(runner, ROOT)
             if failed:
@@ -82,13 +89,14 @@ def main() -> int:
     """The flow in this process, with a server of its own unless PREFECT_API_URL names one."""
     process.exit_on_terminate()
     try:
-        with Progress("reproduce", "starting the flow server"), get_client(sync_client=True) as client:
-            client.hello()
+        open_server("reproduce")
         reproduce()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except TerminationSignal:
         return 128 + signal.SIGTERM
+    except httpx.TransportError as error:
+        return start_again(error)
     except StageFailed as error:
         print(f"openhorizon: {error}", file=sys.stderr)
         return 1

@@ -18,18 +18,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal, Protocol
 
+import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.futures import PrefectFuture, wait
 
 from openhorizon.config import LimitConfig
 from openhorizon.pipeline import Graph, affected
-from openhorizon.process import child_environment
+from openhorizon.process import child_environment, end_children, guard_children
 from openhorizon.progress import Progress, say
 
 Outcome = Literal["done", "up to date", "restored", "failed", "not run"]
 GRACE_S = 8.0  # between SIGTERM and SIGKILL
+SERVER_TRIES, SERVER_WAIT_S = 5, 2.0  # to start again where the flow server went away, and how long before each
+TRIED_VARIABLE = "OPENHORIZON_FLOW_TRIED"
 GPU_LIMIT = "gpu"  # `prefect gcl create gpu --limit N`
 NO_GPU = ("generate", "report")  # the stages that run no model
 QUIET_S = 4.6  # a stage speaks more often; this is for what comes before and behind it: interpreter, hashing
@@ -54,6 +58,28 @@ class Submit(Protocol):
 
 class StageFailed(RuntimeError):
     """A stage did not end well; the message says why in one line."""
+
+
+def open_server(name: str) -> None:
+    """Start Prefect's temporary server, unless PREFECT_API_URL names one; it ends with this process. ``name`` is what
+    the line says that is printed."""
+    with Progress(name, "starting the flow server"), get_client(sync_client=True) as client:
+        client.hello()
+    guard_children()
+
+
+def start_again(error: httpx.TransportError) -> int:  # noqa: RET503 (execve does not return)
+    """This process anew, where the flow server went away in the middle: stages that are done are up to date, and the
+    one that ran goes on where it was. Returns an exit code where that was tried ``SERVER_TRIES`` times."""
+    tried = int(os.environ.get(TRIED_VARIABLE, "0"))
+    if tried >= SERVER_TRIES:
+        print(f"openhorizon: the flow server does not answer: {error}", file=sys.stderr, flush=True)
+        return 1
+    say("the flow server went away; starting again, what is done stays done")
+    end_children()
+    time.sleep(SERVER_WAIT_S)
+    arguments = [sys.executable, *sys.orig_argv[1:]]
+    os.execve(sys.executable, arguments, {**os.environ, TRIED_VARIABLE: str(tried + 1)})
 
 
 class Slots:

@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import httpx
 import yaml
 from prefect import flow
-from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, wait
 
-from flows.stage import IN_WORKER, Outcome, Runner, Slots, StageFailed, explain
+from flows.stage import IN_WORKER, Outcome, Runner, Slots, StageFailed, explain, open_server, start_again
 from openhorizon import cli, config, pipeline, process, tracking
 from openhorizon.progress import Progress, say
 from openhorizon.study import plan, results, workspace
@@ -152,11 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     process.exit_on_terminate()
     try:
-        with Progress(f"study {options.name}", "starting the flow server"), get_client(sync_client=True) as client:
-            client.hello()
+        open_server(f"study {options.name}")
         study(options.name, options.size, options.seeds)
     except (KeyboardInterrupt, TerminationSignal):
         return 130
+    except httpx.TransportError as error:
+        return start_again(error)
     except StageFailed as error:
         print(f"openhorizon: {error}", file=sys.stderr)
         return 1

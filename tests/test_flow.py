@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -273,6 +274,56 @@ def test_a_killed_dvc_leaves_no_stage_behind(tmp_path: Path) -> None:
     dvc.kill()
     dvc.wait()
     assert stage.wait(10) in (None, -signal.SIGTERM)
+
+
+def test_what_cannot_ask_for_it_ends_with_a_killed_parent(tmp_path: Path) -> None:
+    """Such as Prefect's temporary server: kill -9 of the flow ends it, too."""
+    code = (
+        "import pathlib, subprocess, sys, time\nfrom openhorizon import process\n"
+        'child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])\n'
+        'process.guard_children()\npathlib.Path("pid").write_text(str(child.pid))\ntime.sleep(600)\n'
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)  # the guard has opened what it guards
+    child = psutil.Process(int((tmp_path / "pid").read_text()))
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs([child], timeout=15)
+    assert not [it for it in alive if it.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_flow_whose_server_goes_away_begins_anew_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows import reproduce, stage
+
+    class Replaced(BaseException): ...
+
+    def replaced(program: str, arguments: list[str], environment: dict[str, str]) -> None:
+        assert program == arguments[0] == sys.executable and arguments[1:] == sys.orig_argv[1:]
+        monkeypatch.setenv(stage.TRIED_VARIABLE, environment[stage.TRIED_VARIABLE])
+        raise Replaced
+
+    def gone() -> None:
+        raise httpx.ConnectError("connection refused")
+
+    monkeypatch.setattr(os, "execve", replaced)
+    monkeypatch.setattr(stage, "SERVER_WAIT_S", 0.0)
+    monkeypatch.setattr(stage, "end_children", lambda: None)
+    monkeypatch.setattr(process, "exit_on_terminate", lambda: None)
+    monkeypatch.setattr(reproduce, "open_server", lambda name: None)
+    monkeypatch.setattr(reproduce, "reproduce", gone)
+    monkeypatch.delenv(stage.TRIED_VARIABLE, raising=False)
+    for _ in range(stage.SERVER_TRIES):
+        with pytest.raises(Replaced):
+            reproduce.main()
+    assert reproduce.main() == 1
+    said = capsys.readouterr()
+    assert said.out.count("what is done stays done") == stage.SERVER_TRIES
+    assert said.err == "openhorizon: the flow server does not answer: connection refused\n"
 
 
 def test_only_one_reproduction_runs_in_a_checkout(tmp_path: Path) -> None:

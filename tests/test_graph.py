@@ -15,6 +15,7 @@ import yaml
 
 from flows.reproduce import recipe
 from openhorizon import config, pipeline
+from openhorizon.bench.public import BENCHMARKS
 from openhorizon.cli import STAGES
 from openhorizon.config import Config
 from openhorizon.train.baselines import BASELINES
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "openhorizon"
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # What decides no result: where, how fast, how it is said and recorded. config.py only reads what `params` lists.
-NEUTRAL = {"__init__", "artifacts", "config", "tracking", "progress", "pipeline", "process"}
+NEUTRAL = {"__init__", "artifacts", "config", "lineage", "tracking", "progress", "pipeline", "process", "unfinished"}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,9 @@ def word(name: str) -> str:
     return re.search(r"openhorizon stage (\w+)", body(name)["cmd"]).group(1)  # type: ignore[union-attr]
 
 
-def ordered(domains: Sequence[str], baselines: Sequence[str] = ()) -> dict[str, list[str]]:
+def ordered(
+    domains: Sequence[str], baselines: Sequence[str] = (), benchmarks: Sequence[str] = ()
+) -> dict[str, list[str]]:
     """What the flow's recipe asks for: a stage → the stages it waits for. Futures are their names here."""
     asked: dict[str, list[str]] = {}
 
@@ -55,7 +58,7 @@ def ordered(domains: Sequence[str], baselines: Sequence[str] = ()) -> dict[str, 
         asked[stage] = list(after)
         return stage
 
-    recipe(cast(Any, submit), domains, baselines)
+    recipe(cast(Any, submit), domains, baselines, benchmarks)
     return asked
 
 
@@ -94,6 +97,26 @@ def test_baselines_are_in_the_graph_where_they_are_to_be_run(settings: Config, t
         below = {f"baseline@{name}", f"evaluate-baseline@{name}", "report"}
         assert pipeline.affected(graph, [f"baseline@{name}"]) == below
         assert "evaluate@student" not in before(f"baseline@{name}", asked)
+
+
+def test_benchmarks_are_in_the_graph_where_they_are_to_be_run(settings: Config, tmp_path: Path) -> None:
+    """None by default; each once the student is there, and the report after all of them."""
+    assert settings.benchmarks.run == ()
+    for part in ("dvc.yaml", "params.yaml"):
+        (tmp_path / part).write_text((ROOT / part).read_text())
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    params["benchmarks"]["run"] = list(BENCHMARKS)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    config.load(tmp_path / "params.yaml")  # which names every benchmark of the registry
+    graph, asked = pipeline.graph(tmp_path), ordered(settings.domains, (), list(BENCHMARKS))
+    assert set(asked) == set(graph) and {f"benchmark@{name}" for name in BENCHMARKS} <= set(graph)
+    for stage, reads in graph.items():
+        assert reads <= before(stage, asked), f"{stage} may start before {reads - before(stage, asked)}"
+    made = waves(settings.domains, (), list(BENCHMARKS))
+    assert set.union(*made) == set(graph) and sum(map(len, made)) == len(graph)
+    assert pipeline.affected(graph, ["benchmark@bfcl"]) == {"benchmark@bfcl", "report"}
 
 
 def test_independent_stages_do_not_wait_for_each_other(settings: Config) -> None:
@@ -189,7 +212,7 @@ def test_packages_hold_no_code_of_their_own() -> None:
             assert all(isinstance(it, plain) for it in statements), f"{file}: code that no test follows"
 
 
-def waves(domains: Sequence[str], baselines: Sequence[str]) -> list[set[str]]:
+def waves(domains: Sequence[str], baselines: Sequence[str], benchmarks: Sequence[str] = ()) -> list[set[str]]:
     """Of scripts/stages-alone, as dvc.yaml calls the stages."""
     path = str(ROOT / "scripts" / "stages-alone")
     loader = importlib.machinery.SourceFileLoader("stages_alone", path)
@@ -197,7 +220,7 @@ def waves(domains: Sequence[str], baselines: Sequence[str]) -> list[set[str]]:
     script.__file__ = path
     loader.exec_module(script)
     split = re.compile(r"evaluate@(\w+)@")
-    named = [["@".join(filter(None, stage)) for stage in wave] for wave in script.waves(domains, baselines)]
+    named = [["@".join(filter(None, stage)) for stage in wave] for wave in script.waves(domains, baselines, benchmarks)]
     return [{split.sub(r"evaluate-\1@", name) for name in wave} for wave in named]
 
 

@@ -10,9 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "openhorizon"
 
-GROUND = {"artifacts", "config", "seeds", "sandbox"}  # what anything may use
+GROUND = {"artifacts", "config", "seeds", "sandbox", "unfinished"}  # what anything may use
 BELOW = {  # a package or module → what of openhorizon it may import besides the ground and itself
     "artifacts": set(),
+    "unfinished": {"pipeline"},
+    "lineage": {"pipeline"},
     "seeds": set(),
     "sandbox": set(),
     "config": {"domains"},  # the names of the registry
@@ -31,31 +33,24 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "pipeline": set(),
     "tracking": {"pipeline", "progress"},
     "stages": {
-        "agent",
-        "bench",
-        "benchmarking",
-        "domains",
-        "kag",
-        "losses",
-        "model",
-        "pipeline",
-        "report",
-        "tracking",
-        "train",
+        *("agent", "bench", "benchmarking", "domains", "kag", "lineage", "losses", "model", "pipeline", "report"),
+        *("tracking", "train"),
     },
     "export": {"model", "pipeline"},
+    "ancestry": {"export", "lineage", "model", "pipeline"},
+    "play": {"agent", "domains"},
+    "forecast": {"model", "progress"},
     "players": {"agent", "model"},
     "serve": {"players", "process"},
-    "play": {"agent", "domains"},
     "benchmarking": {"agent", "bench", "domains", "kag", "players"},  # kag: what a model may have seen
     "benchtables": {"bench"},
     "evaluating": {"agent", "bench", "domains"},
     "bridge": {"agent", "bench", "domains"},
     "inspecting": {"agent", "bench", "players", "process"},
     "comparing": {"agent", "bench", "report", "tracking"},
-    "forecast": {"model", "progress"},
     # kag: `show kag`; model: `doctor`, `play`
     "cli": {
+        "ancestry",
         "benchmarking",
         "benchtables",
         "bridge",
@@ -66,6 +61,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
         "forecast",
         "inspecting",
         "kag",
+        "lineage",
         "model",
         "pipeline",
         "play",

@@ -176,3 +176,21 @@ def test_a_changed_teacher_reruns_only_what_depends_on_it(project: Path) -> None
     stale = set(json.loads(printed[printed.index("{") :]))
     assert "teach@search" in stale
     assert not stale & {"base", "sft", "teach@tool_calling", "teach@instruction", "evaluate@sft"}
+
+
+def test_a_fresh_clone_pulls_everything_and_runs_nothing(project: Path, tmp_path: Path) -> None:
+    """`dvc push` to a folder, `git clone`, `dvc pull`: the same artifacts, up to date; and where they come from."""
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    for words in (("add", "--all"), (*who, "commit", "--quiet", "--message", "reproduced")):
+        subprocess.run(["git", *words], cwd=project, check=True)
+    subprocess.run(["git", "clone", "--quiet", str(project), str(tmp_path / "clone")], check=True)
+    for root, direction in ((project, "push"), (tmp_path / "clone", "pull")):
+        remote = ("remote", "add", "--force", "--local", "--default", "store", str(tmp_path / "store"))
+        command(root, "-m", "openhorizon.process", *remote)
+        command(root, "-m", "openhorizon.process", direction, "--quiet")
+    clone = tmp_path / "clone"
+    assert results(clone) == results(project)
+    assert "up to date" in command(clone, "-m", "openhorizon", "reproduce")
+    told = command(clone, "-m", "openhorizon", "show", "lineage", "student")
+    assert told.count("as recorded") == told.count(" md5 ") > len(DOMAINS)
+    assert "CHANGED SINCE" not in told and "which ran elsewhere" in told

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import BUDGET, CountDomain
+from settings import laptop
 from test_rollout import ScriptedPolicy, count_up
 from transformers import PreTrainedTokenizerFast
 
 from openhorizon import benchmarking
 from openhorizon.agent.player import TOO_LONG, Player, PolicyPlayer, Script
-from openhorizon.agent.trajectory import Status, Trajectory, read_trajectories
+from openhorizon.agent.trajectory import Status, Trajectory, read_trajectories, write_tasks
+from openhorizon.artifacts import checkpoint_dir, stage_dir
 from openhorizon.bench.base import read_records
 from openhorizon.bench.public import BENCHMARKS
 from openhorizon.bench.public.base import Benchmark, Metrics, Value
@@ -32,6 +32,10 @@ from openhorizon.bench.stats import weighted_mean
 from openhorizon.config import BudgetConfig
 from openhorizon.domains.base import Action, Answer, Call, Domain, Task
 from openhorizon.kag.exposure import exposure
+from openhorizon.model.load import Checkpoint, save_checkpoint
+from openhorizon.model.shards import weights_hash
+from openhorizon.stages import benchmark
+from openhorizon.tracking import RECORDS, StageLog
 
 DOMAIN = CountDomain()
 SAMPLING = Sampling(0.0, 0, at_once=2)
@@ -151,20 +155,23 @@ def test_what_was_finished_is_not_played_again(tmp_path: Path) -> None:
 
 def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
     """SIGKILL in the middle, a last line cut in half: what was whole is kept, the rest played."""
-    script = (
-        "import sys, time; sys.path.insert(0, sys.argv[2])\n"
-        "from test_public_bench import *\n"
-        "class Slow(Counting):\n"
-        "    def rollout(self, *given):\n"
-        "        time.sleep(0.2); return super().rollout(*given)\n"
-        "run(COUNT, Slow(), count_tasks(40), SAMPLING, Journal(Path(sys.argv[1]), {}))\n"
-    )
     path = tmp_path / "j"
-    with subprocess.Popen([sys.executable, "-c", script, str(path), str(Path(__file__).parent)]) as child:
-        while not path.is_file() or path.read_bytes().count(b"\n") < 5:
-            assert child.poll() is None
-            time.sleep(0.02)
-        child.send_signal(signal.SIGKILL)
+
+    class Slow(Counting):
+        def rollout(self, *given):  # type: ignore[no-untyped-def]
+            time.sleep(0.2)
+            return super().rollout(*given)
+
+    def evaluate() -> None:
+        run(COUNT, Slow(), count_tasks(40), SAMPLING, Journal(path, {}))
+
+    child = multiprocessing.get_context("fork").Process(target=evaluate)
+    child.start()
+    while not path.is_file() or path.read_bytes().count(b"\n") < 5:
+        assert child.is_alive()
+        time.sleep(0.02)
+    child.kill()
+    child.join()
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:5]) + b'{"result": {"task": "cou')
     again = Counting()
@@ -243,7 +250,10 @@ def test_results_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(BENCHMARKS, "count", COUNT)
     settings = config()
-    made = benchmarking.bench(settings, benchmarking.Wanted("count", "floor", 4, 0.0), tmp_path / "out")  # type: ignore[arg-type]
+    made = benchmarking.bench(
+        settings, benchmarking.Wanted("count", "floor", 4, 0.0), tmp_path / "out", tmp_path / "t.json"
+    )  # type: ignore[arg-type]
+    assert json.loads((tmp_path / "t.json").read_text())["floor"] == made.pop("timing")
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == json.loads(json.dumps(made))
     assert made["broken"] is None and made["rates"][0]["value"] == 0
     assert made["references"]["gold"][0]["value"] == 1
@@ -253,9 +263,9 @@ def test_results_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config
     lines = (tmp_path / "out/results.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["metrics"]["right"] == [0.0, 1.0]
     with pytest.raises(ValueError, match="unknown benchmark 'cuont'; known are bfcl"):
-        benchmarking.bench(settings, benchmarking.Wanted("cuont", "floor", 4, 0.0), tmp_path)  # type: ignore[arg-type]
+        benchmarking.bench(settings, benchmarking.Wanted("cuont", "floor", 4, 0.0), tmp_path, tmp_path / "t.json")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown model 'studnet'; known are base"):
-        benchmarking.bench(settings, benchmarking.Wanted("count", "studnet", 4, 0.0), tmp_path)  # type: ignore[arg-type]
+        benchmarking.bench(settings, benchmarking.Wanted("count", "studnet", 4, 0.0), tmp_path, tmp_path / "t.json")  # type: ignore[arg-type]
 
 
 def test_a_benchmark_whose_own_solution_fails_has_no_score(
@@ -263,15 +273,44 @@ def test_a_benchmark_whose_own_solution_fails_has_no_score(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(BENCHMARKS, "count", replace(COUNT, gold=lambda task: (Answer("Answer: 0"),)))
-    made = benchmarking.bench(config(), benchmarking.Wanted("count", "floor", None, 0.0), tmp_path / "out")  # type: ignore[arg-type]
+    made = benchmarking.bench(
+        config(), benchmarking.Wanted("count", "floor", None, 0.0), tmp_path / "out", tmp_path / "t.json"
+    )  # type: ignore[arg-type]
     assert made["rates"] == [] and made["broken"]["failures"] == 6
     assert made["broken"]["tasks"][0].startswith(count_tasks()[0].id)
 
 
+def test_the_stage_plays_a_checkpoint_and_knows_what_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., Checkpoint]
+) -> None:
+    """A real model on the benchmark's tasks; one of them was a prompt of its training. Again: the same bytes, and
+    nothing is played."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(BENCHMARKS, "count", COUNT)
+    student = tiny()
+    save_checkpoint(student.model, student.tokenizer, checkpoint_dir("student"))
+    seen = count_tasks()[3]
+    for name in laptop().domains:
+        stage_dir("generate", name).mkdir(parents=True)
+        for part in ("demonstrations", "prompts"):
+            write_tasks(stage_dir("generate", name) / f"{part}.parquet", [replace(seen, entity_pairs=())])
+    config = laptop()
+    config = replace(config, benchmarks=replace(config.benchmarks, run=(), models=("student",), limit=4))
+    Path(RECORDS).mkdir(parents=True)
+    benchmark.run(config, "count", StageLog(config, "benchmark", "count"))
+    folder = stage_dir("benchmark", "count") / "student"
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    made = json.loads(first["metrics.json"])
+    assert made["player"] == weights_hash(checkpoint_dir("student")) and made["counts"]["judged"] == 4
+    assert made["cost"]["generated_tokens"] > 4 and made["rates"][0]["n"] == 4
+    assert made["contamination"]["tasks"] == [seen.id] and made["contamination"]["training_tasks"] == 6
+    monkeypatch.setattr(PolicyPlayer, "rollout", lambda *given: pytest.fail("played again"))
+    benchmark.run(config, "count", StageLog(config, "benchmark", "count"))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
 @pytest.fixture
 def config() -> Callable[..., object]:
-    from settings import laptop
-
     return laptop
 
 

@@ -7,8 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,6 +101,70 @@ def test_the_record_of_a_killed_stage_is_taken_up(
         with log._record.open("a") as file:
             file.write('{"step": 0, "at": 2, "val')  # kill -9 in the middle of a line
     assert runs(project)["sft"].info.status == "KILLED"
+
+
+def test_a_database_that_is_locked_for_a_while_has_the_whole_record_afterwards(
+    project: Path, settings: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It goes away in the middle, and for the first flow it stays away: said once, and the next flow writes the rest
+    to the same runs, whose status is what it was."""
+    monkeypatch.setattr(tracking, "CARRY_S", 0.1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = threading.Event()
+    log_points = tracking.Store._log_points
+
+    def fragile(store: tracking.Store, run_id: str, events: Any) -> None:
+        if away.is_set():
+            raise OSError("database is locked")
+        log_points(store, run_id, events)
+
+    monkeypatch.setattr(tracking.Store, "_log_points", fragile)
+    with reproduction(settings, project) as parent:
+        monkeypatch.setenv(PARENT_VARIABLE, parent)
+        with StageLog(settings, "sft", None, project) as log:
+            log.metrics(0, loss=3.0)
+            wait_for(lambda: list((project / RECORDS).glob("*.run")))
+            away.set()
+            log.metrics(1, loss=2.0)
+            time.sleep(0.5)
+        with StageLog(settings, "distill", None, project) as log:
+            log.metrics(0, loss=9.0)
+    assert capsys.readouterr().err.count("database is locked") == 1
+    assert runs(project)["sft"].info.status == "RUNNING"
+    away.clear()
+    with reproduction(settings, project):
+        pass
+    found = runs(project)
+    for name, loss in (("sft", 2.0), ("distill", 9.0)):
+        assert found[name].info.status == "FINISHED" and found[name].data.metrics["loss"] == loss
+        assert found[name].data.tags["mlflow.parentRunId"] == parent
+    assert list((project / RECORDS).iterdir()) == []
+
+
+def test_a_killed_flow_leaves_no_run_open(project: Path, settings: Config) -> None:
+    store = tracking.Store(project)
+    killed, finished = store.start_parent(settings), store.start_parent(settings)
+    (project / RECORDS / f"{finished}.parent").write_text("FINISHED")  # MLflow was away at its end
+    gone = StageLog(settings, "sft", None, project)
+    gone._record = gone._record.with_name("sft.4194304.jsonl")  # of a process that is not there
+    gone._append({"start": "sft", "stage": "sft", "parent": killed, "params": {}, "at": 1})
+    store.carry(gone._record, ended=False)
+    (project / RECORDS / "0123456789abcdef0123456789abcdef.parent").write_text("")  # of a database that is gone
+    with reproduction(settings, project):
+        pass
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project / DATABASE}")
+    assert [client.get_run(it).info.status for it in (killed, finished)] == ["KILLED", "FINISHED"]
+    assert runs(project)["sft"].info.status == "KILLED"
+    assert list((project / RECORDS).iterdir()) == []
+
+
+def wait_for(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert true()
 
 
 def test_a_database_that_is_none_ends_no_stage(

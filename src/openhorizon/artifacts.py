@@ -7,6 +7,7 @@ Layout, relative to the project's root (a stage's working directory):
     artifacts/teach/DOMAIN/     the same
     artifacts/baseline/NAME/    the same
     artifacts/evaluate/MODEL/   records.parquet, metrics.json
+    artifacts/evaluate/benchmark@NAME/MODEL/  the same of a public benchmark; results.jsonl, trajectories.parquet
     reports/                    index.html, results.json
 """
 
@@ -26,7 +27,10 @@ REPORTS = Path("reports")
 
 
 def stage_dir(stage: str, target: str | None = None) -> Path:
-    """The folder of a stage's artifact; ``target`` is a domain or a model name such as ``teacher@search``."""
+    """The folder of a stage's artifact; ``target`` is a domain or a model name such as ``teacher@search``. Benchmarks
+    lie beside other evaluations, so that what reads evaluations depends on one folder, whichever are run."""
+    if stage == "benchmark":
+        return ROOT / "evaluate" / f"{stage}@{target}"
     return ROOT / stage / target if target else ROOT / stage
 
 
@@ -60,6 +64,7 @@ def replace_dir(final: Path) -> Iterator[Path]:
         building.chmod(0o755)
         shutil.rmtree(final, ignore_errors=True)
         building.rename(final)
+        sync_folder(final.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -75,9 +80,19 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
+        sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's names on disk: a rename is as safe as the file only then."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

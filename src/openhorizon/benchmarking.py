@@ -8,6 +8,8 @@ Written are, into a folder that appears only when everything is there:
     records.parquet       the same in the form that ``bench.base`` has for every evaluation, for comparisons
     trajectories.parquet  the episodes, as text
 
+How long it took is written elsewhere (``timing``), since it differs from run to run.
+
 Finished tasks are kept in a journal meanwhile (bench/public/journal.py), so that what was killed goes on, and a larger
 ``limit`` plays only what is new.
 """
@@ -30,7 +32,7 @@ from openhorizon.bench.public.folder import open_folder
 from openhorizon.bench.public.journal import Journal, code_hash, journal_path
 from openhorizon.bench.public.reported import reported
 from openhorizon.bench.public.run import Sampling, reference, run
-from openhorizon.bench.public.summary import LISTED, cost, counts, failures, rates
+from openhorizon.bench.public.summary import LISTED, cost, counts, failures, pace, rates
 from openhorizon.config import Config
 from openhorizon.domains.base import Task
 from openhorizon.kag.exposure import exposure
@@ -59,8 +61,10 @@ def find(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def bench(config: Config, wanted: Wanted, out: Path, said: Said = lambda who, done, total: None) -> dict[str, Any]:
-    """Play, write ``out`` and return what its metrics.json has.
+def bench(
+    config: Config, wanted: Wanted, out: Path, timing: Path, said: Said = lambda who, done, total: None
+) -> dict[str, Any]:
+    """Play, write ``out`` and ``timing``, and return what its metrics.json has, with the timing.
 
     Raises:
         ValueError, FileNotFoundError: no such benchmark or model, or its data is not there or damaged.
@@ -90,7 +94,9 @@ def bench(config: Config, wanted: Wanted, out: Path, said: Said = lambda who, do
     with replace_dir(out) as folder:
         write_json(folder / "metrics.json", metrics)
         write_results(folder, benchmark, wanted.model, found[wanted.model], journals[wanted.model], config.seed)
-    return metrics
+    taken = {name: pace(results) for name, results in found.items()}
+    write_json(timing, taken)
+    return {**metrics, "timing": taken[wanted.model]}
 
 
 def describe(benchmark: Benchmark) -> dict[str, Any]:
@@ -132,7 +138,8 @@ def write_results(
     folder: Path, benchmark: Benchmark, model: str, results: Sequence[Result], journal: Journal, seed: int
 ) -> None:
     """All but metrics.json."""
-    write_text(folder / "results.jsonl", "".join(json.dumps(asdict(it), ensure_ascii=False) + "\n" for it in results))
+    rows = ({k: v for k, v in asdict(it).items() if k != "seconds"} for it in results)
+    write_text(folder / "results.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     write_records(folder / "records.parquet", [_record(benchmark, model, it, seed) for it in results])
     played = [journal.trajectories[it.task] for it in results if it.task in journal.trajectories]
     write_trajectories(folder / "trajectories.parquet", played)

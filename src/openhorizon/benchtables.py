@@ -62,7 +62,8 @@ def words(metrics: Mapping[str, Any]) -> list[str]:
     tokens = "" if cost["generated_tokens"] is None else (
         f", {cost['read_tokens']:,} tokens read, {cost['generated_tokens']:,} generated"
     )  # fmt: skip
-    lines.append(f"{cost['seconds']:,.1f} s of play, {cost['seconds_a_task']:.2f} s a task{tokens}")
+    took = metrics["timing"]
+    lines.append(f"{took['seconds']:,.1f} s of play, {took['seconds_a_task']:.2f} s a task{tokens}")
     if seen["checked"]:
         lines.append(
             f"contamination: {len(seen['tasks'])} of the tasks touched by {seen['touching']} of "

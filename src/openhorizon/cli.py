@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import functools
 import importlib
@@ -19,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from openhorizon import pipeline, process, profiles, sandbox
-from openhorizon.artifacts import REPORTS, checkpoint_dir, read_json, require, stage_dir
+from openhorizon import lineage, pipeline, process, profiles, sandbox
+from openhorizon.artifacts import REPORTS, checkpoint_dir, read_json, require, stage_dir, write_json
 from openhorizon.config import PARAMS_FILE, STAGES, Config, load
 from openhorizon.progress import Progress
 from openhorizon.study import plan
@@ -67,9 +68,14 @@ def run_stage(options: argparse.Namespace) -> int:
     from openhorizon.tracking import StageLog, publish
 
     _remove_leftovers(stage_dir(options.name, options.target))
+    made_of = lineage.origin(options.name, options.target)
+    if made_of:
+        lineage.check(made_of)
     try:
         with StageLog(config, options.name, options.target) as log:
             importlib.import_module(f"openhorizon.stages.{options.name}").run(config, options.target, log)
+            if made_of:
+                lineage.record(made_of, config)
         if options.name == "report":
             publish(Path())
     finally:
@@ -246,6 +252,17 @@ def _show_played(options: argparse.Namespace, played: Any, console: Any) -> int:
     return 0
 
 
+def show_lineage(options: argparse.Namespace) -> int:
+    """What a model or an artifact was made of, back to graph, parameters, commit and machine."""
+    from openhorizon import ancestry
+
+    found = ancestry.ancestors(options.name)
+    print("\n".join(ancestry.told(found)))
+    if options.out:
+        write_json(options.out, {"ancestors": [dataclasses.asdict(it) for it in found]})
+    return 0
+
+
 def kag_table(domain: str, counts: dict[str, dict[str, dict[str, int]]]) -> Any:
     """What a graph holds, by type and world; the sums in the first column where there are several worlds."""
     from rich.table import Table
@@ -405,7 +422,9 @@ def run_bench(options: argparse.Namespace) -> int:
     process.limit_threads(config.machine.threads)
     try:
         with Progress(f"bench {options.benchmark}") as shown:
-            metrics = benchmarking.bench(config, wanted, out, lambda who, done, total: shown.update(done, total, who))
+            metrics = benchmarking.bench(
+                config, wanted, out, out / "timing.json", lambda who, done, total: shown.update(done, total, who)
+            )
     finally:
         process.end_children()
     console.print(benchtables.result(metrics))
@@ -482,9 +501,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("profile", use_profile).add_argument("profile")
     add("report", show_report)
-    shown = commands.add_parser("show", help="Print the params, a knowledge-action graph, or an episode.")
+    shown = commands.add_parser("show", help="Print the params, a knowledge-action graph, an episode, or a lineage.")
     what = shown.add_subparsers(required=True, metavar="WHAT")
     what.add_parser("params", help=show_params.__doc__).set_defaults(command=show_params)
+    back = what.add_parser("lineage", help=show_lineage.__doc__)
+    back.set_defaults(command=show_lineage)
+    back.add_argument("name", help="base, sft, teacher@DOMAIN, baseline@NAME, student, or a stage as in dvc.yaml")
+    back.add_argument("--out", type=Path, help="write all of it to this JSON file, too")
     kag = what.add_parser("kag", help=show_kag.__doc__)
     kag.set_defaults(command=show_kag)
     kag.add_argument("domain")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-STAGES = ("generate", "base", "sft", "teach", "distill", "baseline", "evaluate", "report")
+STAGES = ("generate", "base", "sft", "teach", "distill", "baseline", "evaluate", "benchmark", "report")
 PARAMS_FILE = Path("params.yaml")
 
 
@@ -308,6 +308,19 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class BenchmarksConfig:
+    """Public benchmarks that a reproduction runs; docs/benchmarks.md."""
+
+    run: tuple[
+        Literal["bfcl", "bfcl-heldout", "ifbench", "ifeval", "hotpotqa", "scienceworld", "scicode-dev"],
+        ...,
+    ]
+    models: tuple[str, ...]  # base, sft, student, teacher@DOMAIN
+    limit: int | None  # the first so many tasks of each
+    temperature: float
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     title: str
 
@@ -327,6 +340,8 @@ class MachineConfig:
     micro_tokens: int  # whose graph is held at once: an update goes through its batch in such parts
     checkpointing: bool  # activations are computed again in the backward pass instead of kept
     experts: Literal["auto", "eager", "grouped_mm", "batched_mm", "megablocks", "megablocks_dmoe"]
+    checkpoint_s: float = 60.0  # between two saves of unfinished work, by which a killed stage goes on
+    checkpoint_steps: int | None = None  # at most so many steps between two; null: time alone
 
 
 @dataclass(frozen=True)
@@ -352,6 +367,7 @@ class Config:
     distill: DistillConfig
     baselines: BaselinesConfig
     evaluate: EvaluateConfig
+    benchmarks: BenchmarksConfig
     report: ReportConfig
     flow: dict[str, LimitConfig]  # by the stage's word, over `default`
     machines: dict[str, MachineConfig]
@@ -444,6 +460,7 @@ def _check(config: Config, where: str) -> None:
         raise ValueError(f"{where}:sft.padding: {config.sft.padding} is less than 0")
     _check_baselines(config.baselines, f"{where}:baselines")
     _check_flow(config.flow, f"{where}:flow")
+    _check_benchmarks(config.benchmarks, config.domains, f"{where}:benchmarks")
     if config.router.replay and config.distill.on_policy < 1:
         raise ValueError(
             f"{where}:distill.on_policy: {config.distill.on_policy} is less than 1, and router.replay has the experts "
@@ -465,6 +482,21 @@ def _check(config: Config, where: str) -> None:
             if world not in DOMAINS or DOMAINS[world].name != name:
                 mine = ", ".join(sorted(key for key, domain in DOMAINS.items() if domain.name == name))
                 raise ValueError(f"{where}:generate.{name}.worlds: no world {world!r} of {name}; known are {mine}")
+
+
+def _check_benchmarks(block: BenchmarksConfig, domains: tuple[str, ...], where: str) -> None:
+    """What would run twice, nothing, or before its model is there."""
+    for i, name in enumerate(block.run):
+        if name in block.run[:i]:
+            raise ValueError(f"{where}.run: {name} is there twice")
+    known = ("base", "sft", "student", *(f"teacher@{name}" for name in domains))
+    for model in block.models:
+        if model not in known:
+            raise ValueError(f"{where}.models: {model!r} is none of {', '.join(known)}")
+    if block.run and not block.models:
+        raise ValueError(f"{where}.models: empty, but {', '.join(block.run)} are to be run")
+    if block.limit is not None and block.limit < 1:
+        raise ValueError(f"{where}.limit: {block.limit} is less than 1; null means all tasks")
 
 
 def _check_flow(limits: dict[str, LimitConfig], where: str) -> None:

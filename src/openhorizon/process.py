@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +25,19 @@ TELEMETRY_OFF = {
 }
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_GUARD = """
+import os, signal, sys, time
+opened = [os.pidfd_open(int(pid)) for pid in sys.argv[1:]]
+sys.stdin.read()
+for wait_s, number in ((5, signal.SIGTERM), (0, signal.SIGKILL)):
+    for fd in opened:
+        try:
+            signal.pidfd_send_signal(fd, number)
+        except ProcessLookupError:
+            pass
+    time.sleep(wait_s)
+"""
+_GUARDS: list[subprocess.Popen[bytes]] = []  # their pipes stay open as long as this process lives
 
 
 def telemetry_off() -> None:
@@ -52,6 +66,16 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # it ended before the call
         sys.exit(128 + signal.SIGTERM)
+
+
+def guard_children() -> None:
+    """Have the children that this process has now end with it, even by ``kill -9``, where they cannot be told to ask
+    for that themselves (Prefect's temporary server). A small process waits for the end of a pipe of ours, and then ends
+    them; it knows them by a file descriptor each, so that a number that was given out again is nobody else's."""
+    pids = [str(child.pid) for child in psutil.Process().children()]
+    if sys.platform == "linux" and pids:
+        command = [sys.executable, "-I", "-S", "-c", _GUARD, *pids]
+        _GUARDS.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
 
 
 def end_children(grace_s: float = 5.0) -> None:

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -42,6 +43,8 @@ KEPT_RECORDS = "records"  # folder of a reproduction's run: what each model did 
 BATCH = 1000  # points a write; MLflow takes no more
 PARAMS_BATCH = 100  # the same for parameters
 CARRY_S = 5.0  # between two writes of the flow
+RUN_SUFFIX = ".run"  # beside a record: the run that it is carried to, and how far it has been
+PARENT_SUFFIX = ".parent"  # named by its run, a reproduction that is not closed yet; its status, once it has one
 
 T = TypeVar("T")
 
@@ -108,6 +111,19 @@ class StageLog:
         lines = (json.dumps(point, sort_keys=True) for point in self.curves)
         artifacts.write_text(folder / "curves.jsonl", "".join(f"{line}\n" for line in lines))
 
+    def state(self) -> dict[str, Any]:
+        """What a stage that is killed here would have to be told to go on: JSON."""
+        return {"curves": self.curves, "tokens": self._tokens, "seconds": self.summary()["seconds"]}
+
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        """Go on with the curves, tokens and seconds of a stage that was killed; its curves are recorded once more, so
+        that this run has them from their beginning."""
+        self.curves, self._tokens = list(state["curves"]), state["tokens"]
+        self._began -= state["seconds"]
+        for point in self.curves:
+            values = {name: value for name, value in point.items() if name != "step"}
+            self._append({"step": point["step"], "at": _now(), "values": values})
+
     def summary(self) -> dict[str, float]:
         """What the stage took so far; never part of a DVC output."""
         seconds = round(time.monotonic() - self._began, 2)
@@ -123,19 +139,24 @@ def reproduction(config: Config, root: Path) -> Iterator[str]:
     """The parent run of one reproduction, for ``PARENT_VARIABLE`` of its stages, whose records it carries to MLflow."""
     with Progress("reproduce", "opening the MLflow run"):
         store = tracked(lambda: Store(root))
+        if store:
+            tracked(store.close_parents)
         parent = tracked(lambda: store.start_parent(config)) if store else None
     stop = threading.Event()
 
-    def carry() -> None:
-        while store and parent:
-            last = stop.wait(CARRY_S)
-            for record in sorted((root / RECORDS).glob("*.jsonl")):
-                ended = last or not psutil.pid_exists(int(record.name.split(".")[-2]))
-                store.carry(record, ended)
-            if last:
-                return
+    def carry_all(opened: Store, last: bool) -> bool:
+        for record in sorted((root / RECORDS).glob("*.jsonl")):
+            opened.carry(record, last or not psutil.pid_exists(int(record.name.split(".")[-2])))
+        return True
 
-    thread = threading.Thread(target=lambda: tracked(carry), name="tracking", daemon=True)
+    def carry() -> None:
+        """Where MLflow goes away, what was not carried waits in its record: for its return, or the next flow."""
+        last, well = False, True
+        while store and parent and not last:
+            last = stop.wait(CARRY_S)
+            well = tracked(partial(carry_all, store, last), say=well) is not None
+
+    thread = threading.Thread(target=carry, name="tracking", daemon=True)
     thread.start()
     status = "FINISHED"
     try:
@@ -167,7 +188,7 @@ def success(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
 
 def parameters(config: Config, stage: str, target: str | None = None) -> dict[str, str]:
     """Flat parameters that say what a stage does (``generate.noise`` → ``"0.15"``), with profile, seed, machine."""
-    chosen = config.baselines if stage == "baseline" else getattr(config, stage, None)
+    chosen = getattr(config, {"baseline": "baselines", "benchmark": "benchmarks"}.get(stage, stage), None)
     if isinstance(chosen, Mapping):
         chosen = chosen.get(target)
     blocks: dict[str, Any] = {"profile": config.profile, "seed": config.seed, "machine": config.machine}
@@ -191,7 +212,7 @@ def peak_rss_mb() -> float:
     return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / unit
 
 
-def tracked(act: Callable[[], T]) -> T | None:
+def tracked(act: Callable[[], T], say: bool = True) -> T | None:
     """What ``act`` returns; tracking must end no run, so where it fails that is said and None returned."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -199,7 +220,8 @@ def tracked(act: Callable[[], T]) -> T | None:
     try:
         return act()
     except (MlflowException, SQLAlchemyError, OSError, ValueError) as error:
-        print(f"openhorizon: not tracked: {' '.join(str(error).split())[:300]}", file=sys.stderr, flush=True)
+        if say:
+            print(f"openhorizon: not tracked: {' '.join(str(error).split())[:300]}", file=sys.stderr, flush=True)
         return None
 
 
@@ -231,23 +253,41 @@ class Store:
     def start_parent(self, config: Config) -> str:
         """The run of a flow's reproduction."""
         run_id = self._create(f"reproduce {config.profile}", self._parent_tags("flow"), _now())
+        artifacts.write_text(self.root / RECORDS / f"{run_id}{PARENT_SUFFIX}", "")
         machine = {"machine": config.machine, "machines": None}
         self._log_params(run_id, dict(_flat(dataclasses.asdict(config) | machine)))
         return run_id
 
     def end_parent(self, parent: str, status: str) -> None:
         """Close a reproduction: where its stages' inputs came from, its report, its status."""
+        artifacts.write_text(self.root / RECORDS / f"{parent}{PARENT_SUFFIX}", status)
         recorded = pipeline.recorded(self.root, {carried.stage for carried in self._carried.values()})
         for carried in self._carried.values():
             self._tag(carried.run_id, recorded.get(carried.stage, {}))
-        self._client.set_terminated(parent, status)
         if status == "FINISHED" and (self.root / RESULTS).is_file():
             self.publish(parent)
+        self._close(parent, status)
+
+    def close_parents(self) -> None:
+        """Close the reproductions that ended before they could: killed, or while MLflow was away. To be called where
+        no other one runs in this checkout."""
+        for file in sorted((self.root / RECORDS).glob(f"*{PARENT_SUFFIX}")):
+            self._close(file.name.removesuffix(PARENT_SUFFIX), file.read_text(encoding="utf-8") or "KILLED")
+
+    def _close(self, parent: str, status: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.set_terminated(parent, status)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # of a database that is no longer used
+                raise
+        (self.root / RECORDS / f"{parent}{PARENT_SUFFIX}").unlink(missing_ok=True)
 
     def carry(self, record: Path, ended: bool = True) -> None:
         """Write what a stage has recorded since the last call. A record that ``ended`` without saying so was killed;
         one that is done is deleted."""
-        carried = self._carried.get(record)
+        carried = self._carried.get(record) or self._told(record)
         with record.open("rb") as file:
             file.seek(carried.offset if carried else 0)
             new = file.read()
@@ -259,14 +299,35 @@ class Store:
             start = events[0]
             parent = start["parent"] if start["parent"] not in ("", UNTRACKED) else self._dvc_parent()
             tags = {"mlflow.parentRunId": parent, **self._origin()}
-            carried = self._carried[record] = _Carried(self._create(start["start"], tags, start["at"]), start["stage"])
+            carried = _Carried(self._create(start["start"], tags, start["at"]), start["stage"])
+            artifacts.write_json(record.with_suffix(RUN_SUFFIX), dataclasses.asdict(carried))
             self._log_params(carried.run_id, start["params"])
-        carried.offset += len(complete)
+        self._carried[record] = carried
         self._log_points(carried.run_id, (event for event in events if "values" in event))
         status = next((event["end"] for event in events if "end" in event), "KILLED" if ended else None)
         if status:
             self._client.set_terminated(carried.run_id, status, events[-1]["at"] if events else _now())
             record.unlink()
+            record.with_suffix(RUN_SUFFIX).unlink(missing_ok=True)
+        elif complete:
+            carried.offset += len(complete)
+            artifacts.write_json(record.with_suffix(RUN_SUFFIX), dataclasses.asdict(carried))
+
+    def _told(self, record: Path) -> _Carried | None:
+        """How far an earlier process has carried it; None where none did, or the run is no longer there."""
+        from mlflow.exceptions import MlflowException
+
+        file = record.with_suffix(RUN_SUFFIX)
+        if not file.is_file():
+            return None
+        carried = _Carried(**artifacts.read_json(file))
+        try:
+            self._client.get_run(carried.run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return carried
 
     def carry_alone(self, record: Path) -> None:
         """``carry`` for a stage without a flow, with the hashes of what it read."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -202,8 +207,20 @@ def load_teacher(path: Path, domain: str, machine: MachineConfig) -> Teacher:
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write weights (safetensors), config and tokenizer into ``folder``."""
-    model.save_pretrained(folder)
+    with full_disk_is_an_os_error(folder):
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def full_disk_is_an_os_error(path: Path) -> Iterator[None]:
+    """safetensors has no type of its own for a disk without space."""
+    try:
+        yield
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 @functools.cache

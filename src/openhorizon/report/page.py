@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.bench.heldout import MACRO, Row, breaking, episodes
+from openhorizon.report.benchmarks import benchmarks
 from openhorizon.report.claims import Claim
 from openhorizon.report.data import SIZES, data
 from openhorizon.report.figures import ORDER, Figure, Line, Panel, draw
@@ -70,6 +71,7 @@ def page(run: Run) -> str:
         data_sizes=SIZES,
         costs=[(name, run.timings.get(name)) for name in stages(run.config)],
         total_seconds=sum(float(t.get("seconds") or 0) for t in run.timings.values()),
+        benchmarks=benchmarks(run.benchmarks),
         studies=_studies(run),
         samples={name: samples(run, name) for name in domains},
     )

@@ -30,6 +30,8 @@ class Run:
     trajectories: Sequence[Trajectory]  # the student's
     # By domain and world, lengths in the base model's tokens as ``kag.describe.spread`` has them; empty without one.
     tokens: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    # metrics.json of each public benchmark and model, with the seconds that it took here, if it was played here
+    benchmarks: Sequence[Mapping[str, Any]] = ()
     claims: Sequence[Claim] = ()  # of studies, whatever run they stood beside
     claim_figures: Mapping[str, Figure] = field(default_factory=dict)  # by the name that claims have for them
 
@@ -55,7 +57,8 @@ def stages(config: Config) -> list[str]:
     """As timings and the page name them, in the order of the recipe; the report itself is still running."""
     fan = [f"generate@{name}" for name in config.domains], [f"teach@{name}" for name in config.domains]
     others = [f"baseline@{name}" for name in config.baselines.run]
-    return [*fan[0], "base", "sft", *fan[1], "distill", *others, *(f"evaluate@{name}" for name in models(config))]
+    scores = [f"evaluate@{name}" for name in models(config)] + [f"benchmark@{name}" for name in config.benchmarks.run]
+    return [*fan[0], "base", "sft", *fan[1], "distill", *others, *scores]
 
 
 def table(run: Run) -> list[Row]:
@@ -94,6 +97,7 @@ def results(run: Run) -> dict[str, Any]:
             {"stage": name} | {key: run.timings.get(name, empty).get(key) for key in empty}
             for name in stages(run.config)
         ],
+        "benchmarks": [dict(found) for found in run.benchmarks],
         "decontamination": {name: run.generate[name].get("decontamination", {}) for name in run.config.domains},
     }
 

@@ -19,11 +19,13 @@ from openhorizon.agent.trajectory import Trajectory, read_trajectories
 from openhorizon.artifacts import replace_dir, stage_dir, write_json
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
+from openhorizon.lineage import unfinished
 from openhorizon.model.load import new_model, place, save_checkpoint
 from openhorizon.model.start import Origin, start_from_checkpoint
 from openhorizon.model.tokenizer import train_tokenizer
 from openhorizon.model.upcycle import parameter_table, show_parameters
 from openhorizon.seeds import derive
+from openhorizon.train.resume import Resume, Weights
 from openhorizon.train.supervised import fit, sizes
 
 if TYPE_CHECKING:
@@ -48,12 +50,14 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     table = parameter_table(model)
     print(show_parameters(table), flush=True)
     place(model, config.machine)
+    saved = Resume(unfinished(config, "base"), config.machine, log, model=Weights(model))
     if config.base.tokens:
         chosen = [t for trajectories in short.values() for t in trajectories]
         samples = [s for t in chosen for s in render_contexts(renderer, DOMAINS, t, config.model.max_tokens)]
         seed = derive(config.seed, "base")
         figures |= fit(
-            model, samples, config.base.tokens, config.base.optim, seed, config.machine, log, router=config.router
+            model, samples, config.base.tokens, config.base.optim, seed, config.machine, log, router=config.router,
+            saved=saved,
         ) | sizes(chosen, samples)  # fmt: skip
     with replace_dir(stage_dir("base")) as folder:
         save_checkpoint(model, tokenizer, folder)
@@ -70,6 +74,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
                 "vocabulary": len(tokenizer),
             },
         )
+    saved.remove()
 
 
 def start(

@@ -9,12 +9,14 @@ from openhorizon.agent.trajectory import Trajectory, read_tasks, read_trajectori
 from openhorizon.artifacts import checkpoint_dir, read_json, replace_dir, stage_dir, write_json
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
+from openhorizon.lineage import unfinished
 from openhorizon.model.load import Checkpoint, load_checkpoint, load_teacher, save_checkpoint
 from openhorizon.model.sampler import local_policy
 from openhorizon.seeds import derive
 from openhorizon.train.compute import Meter
 from openhorizon.train.distillation import distil
 from openhorizon.train.remote import remote_scorer
+from openhorizon.train.resume import Resume, Weights
 from openhorizon.train.router import Router
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     policy = local_policy(student, config.machine)
     demonstrations = {name: verified(config, name, student) for name in config.domains if config.distill.on_policy < 1}
     meter = Meter()
+    saved = Resume(unfinished(config, "distill"), config.machine, log, model=Weights(student.model))
     figures = distil(
         policy,
         router,
@@ -56,12 +59,14 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         config.router,
         demonstrations,
         meter,
+        saved,
     )
     with replace_dir(stage_dir("distill")) as folder:
         save_checkpoint(student.model, student.tokenizer, folder)
         log.save_curves(folder)
         names = {f"teacher@{t.domain}": t.checkpoint.hash for t in teachers}
         write_json(folder / "metrics.json", figures | leads | names | meter.figures())
+    saved.remove()
 
 
 def headrooms(config: Config) -> dict[str, float]:

@@ -66,9 +66,21 @@ def collect(config: Config) -> Run:
         timings={taken["stage"]: taken for taken in map(read_json, sorted((ROOT / "timings").glob("*.json")))},
         trajectories=read_trajectories(require(stage_dir("evaluate", "student") / "trajectories.parquet")),
         tokens=token_lengths(config, checkpoint_dir("base")),
+        benchmarks=benchmarks(config),
         claims=claims,
         claim_figures=read_figures(Path(), claims),
     )
+
+
+def benchmarks(config: Config) -> list[dict[str, Any]]:
+    """What each public benchmark of this run says of each model. Without their timings where it was restored."""
+    found = []
+    for name in config.benchmarks.run:
+        for model in config.benchmarks.models:
+            timing = ROOT / "timings" / "benchmark" / f"{name}@{model}.json"
+            taken = read_json(timing).get(model) if timing.is_file() else None
+            found.append(read_json(stage_dir("benchmark", name) / model / "metrics.json") | {"timing": taken})
+    return found
 
 
 def token_lengths(config: Config, base: Path) -> dict[str, dict[str, dict[str, Any]]]:

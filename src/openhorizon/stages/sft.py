@@ -9,9 +9,11 @@ from openhorizon.agent.trajectory import Trajectory, read_trajectories
 from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_json
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
+from openhorizon.lineage import unfinished
 from openhorizon.model.load import load_checkpoint, save_checkpoint
 from openhorizon.seeds import derive
 from openhorizon.train.padding import padded
+from openhorizon.train.resume import Resume, Weights
 from openhorizon.train.supervised import fit, sizes
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         tokens = round(tokens * sum(len(sample.ids) for sample in samples) / whole)
     if config.sft.padding:
         samples = [padded(start.renderer, sample, config.sft.padding, limit, seed) for sample in samples]
+    saved = Resume(unfinished(config, "sft"), config.machine, log, model=Weights(start.model))
     figures = fit(
         start.model,
         samples,
@@ -45,11 +48,13 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         config.machine,
         log,
         router=config.router,
+        saved=saved,
     )
     with replace_dir(stage_dir("sft")) as folder:
         save_checkpoint(start.model, start.tokenizer, folder)
         log.save_curves(folder)
         write_json(folder / "metrics.json", figures | sizes(demonstrations, samples))
+    saved.remove()
 
 
 def chosen(config: Config, name: str) -> list[Trajectory]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,11 +22,13 @@ from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
 from openhorizon.domains.base import Task
+from openhorizon.lineage import unfinished
 from openhorizon.model.load import load_checkpoint, save_checkpoint
 from openhorizon.model.sampler import LocalPolicy, local_policy
 from openhorizon.seeds import derive
 from openhorizon.train.kept import Kept
 from openhorizon.train.reinforcement import chosen_prompts, reinforce
+from openhorizon.train.resume import Resume, Weights
 from openhorizon.train.supervised import fit, sizes
 from openhorizon.train.teachers import RECIPES
 from openhorizon.train.teachers.phases import Grpo, Sft, dealt, expected_reuse
@@ -59,18 +62,26 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         return sum(t.status is Status.SOLVED for t in tried) / len(tried)
 
     kept = Kept(start.model, validate, recipe.grpo.stop_drop)
+    saved = Resume(
+        unfinished(config, "teach", target), config.machine, log, model=Weights(start.model), kept=kept
+    )  # fmt: skip
     kept.offer("start")
+    saved.tick()
     phases = RECIPES[recipe.recipe](recipe)
     shares = dealt(recipe.tokens, phases, Sft) | dealt(recipe.grpo.iterations, phases, Grpo)
     figures: dict[str, float | str] = {}
     steps = {Sft: 0, Grpo: 0}  # of the curves
     for phase in phases:
+        share, first_step = shares[phase.name], steps[type(phase)]
         if isinstance(phase, Sft):
-            mine = _fine_tuned(config, target, policy, phase, shares[phase.name], data, log, steps[Sft])
+            tune = partial(_fine_tuned, config, target, policy, phase, share, data, log, first_step, saved)
+            mine = saved.once(phase.name, tune)
             kept.offer(phase.name)
+            saved.tick()
         else:
             kept.restore()
-            mine = _reinforced(config, target, policy, phase, shares[phase.name], training, kept, log, steps[Grpo])
+            train = partial(_reinforced, config, target, policy, phase, share, training, kept, log, first_step, saved)
+            mine = saved.once(phase.name, train)
         steps[type(phase)] += int(mine.get("steps", 0))
         figures |= {f"{phase.name}_{name}": value for name, value in mine.items()}
     kept.restore()
@@ -79,6 +90,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         log.save_curves(folder)
         found = {f"validation_{name}": success for name, success in kept.found.items()}
         write_json(folder / "metrics.json", figures | found | {"kept": kept.name})
+    saved.remove()
 
 
 def _fine_tuned(
@@ -90,6 +102,7 @@ def _fine_tuned(
     data: Path,
     log: StageLog,
     first_step: int,
+    saved: Resume,
 ) -> dict[str, float]:
     recipe, seed = config.teach[target], derive(config.seed, "teach", target)
     demonstrations = _of(read_trajectories(data / "demonstrations.parquet"), phase.worlds)[: recipe.demonstrations]
@@ -97,9 +110,9 @@ def _fine_tuned(
         raise ValueError(f"teach.{target}: no demonstrations of {', '.join(phase.worlds)} for phase {phase.name}")
     limit, model = config.model.max_tokens, policy.checkpoint.model
     samples = [s for t in demonstrations for s in render_contexts(policy.renderer, DOMAINS, t, limit)]
-    optim = recipe.sft_optim
+    optim, seed = recipe.sft_optim, derive(seed, phase.name)
     figures = fit(
-        model, samples, tokens, optim, derive(seed, phase.name), config.machine, log, "sft_", config.router, first_step
+        model, samples, tokens, optim, seed, config.machine, log, "sft_", config.router, first_step, saved=saved
     )
     return {name.removeprefix("sft_"): value for name, value in figures.items()} | sizes(demonstrations, samples)
 
@@ -114,6 +127,7 @@ def _reinforced(
     kept: Kept,
     log: StageLog,
     first_step: int,
+    saved: Resume,
 ) -> dict[str, float]:
     recipe = config.teach[target]
     seed = derive(config.seed, "teach", target, phase.name)
@@ -125,14 +139,19 @@ def _reinforced(
     def progress(done: int, total: int) -> None:
         log.progress(done, total, f"{phase.name}: tries")
 
-    chosen = chosen_prompts(policy, DOMAINS, training, config.budget, grpo, phase.select, seed, progress)
+    def choose() -> list[str]:
+        found = chosen_prompts(policy, DOMAINS, training, config.budget, grpo, phase.select, seed, progress)
+        return [task.id for task in found]
+
+    known = {task.id: task for task in training}
+    chosen = [known[name] for name in saved.once("tries", choose)]
     figures: dict[str, float] = {"prompts": len(chosen)}
     if chosen:
         figures["expected_reuse"] = expected_reuse(iterations, grpo.prompts, grpo.group, len(chosen))
         reference = copy.deepcopy(policy.checkpoint.model).requires_grad_(False)
         figures |= reinforce(
             policy, reference, DOMAINS, chosen, config.budget, grpo, phase.advantage, seed, config.machine, log,
-            config.router, lambda iteration: kept.offer(f"{phase.name}_{iteration}"), first_step,
+            config.router, lambda iteration: kept.offer(f"{phase.name}_{iteration}"), first_step, saved=saved,
         )  # fmt: skip
         kept.offer(phase.name)
     else:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.model.upcycle import parameter_table
+from openhorizon.train.resume import State
 
 FORWARD, TRAINED = 2, 6  # FLOPs a token and parameter
 
@@ -41,6 +42,12 @@ class Meter:
         """``flops``, ``tokens_forward`` and ``tokens_trained``, and ``tokens@PURPOSE``; each with ``spent_`` before."""
         kinds = {f"spent_tokens_{kind}": count for kind, count in self._tokens.items()}
         return {"spent_flops": self.flops} | kinds | {f"spent_tokens@{p}": n for p, n in self._purposes.items()}
+
+    def state(self) -> State:
+        return State({}, [self.flops, self._tokens, self._purposes])
+
+    def take_up(self, state: State) -> None:
+        self.flops, self._tokens, self._purposes = state.values
 
     def _add(self, kind: str, purpose: str, tokens: int, cost: int) -> None:
         self.flops += cost * tokens

@@ -36,6 +36,7 @@ from openhorizon.train.packing import (
     pack_trajectories,
     trained_tokens,
 )
+from openhorizon.train.resume import Resume, Tensors
 from openhorizon.train.router import Router
 from openhorizon.train.samples import (
     endless,
@@ -75,11 +76,13 @@ def distil(
     routers: RouterConfig = UNTOUCHED,
     demonstrations: Mapping[str, Sequence[Sequence[Trajectory]]] | None = None,
     meter: Meter | None = None,
+    saved: Resume | None = None,
 ) -> dict[str, float]:
     """Train the policy's model in place, on ``prompts`` by domain in the worlds ``domains`` and, for the share that is
     not on-policy, on ``demonstrations`` by domain (each its contexts, with token ids). ``meter`` is told what is spent
-    on rollout, scoring and update. Returns the last iteration's figures."""
-    model, meter = policy.checkpoint.model, meter or Meter()
+    on rollout, scoring and update. A run that was ``saved`` goes on behind the last iteration that is in it. Returns
+    the last iteration's figures."""
+    model, meter, saved = policy.checkpoint.model, meter or Meter(), saved or Resume()
     optimizer = Optimizer(model, config.optim, config.iterations * config.updates)
     experts = Experts(model, routers)
     policy.records_experts = routers.replay
@@ -87,9 +90,11 @@ def distil(
     shown = {name: endless(given, derive(seed, "shown", name)) for name, given in (demonstrations or {}).items()}
     if config.on_policy < 1 and shown.keys() != prompts.keys():
         raise ValueError(f"distill.on_policy: {config.on_policy} needs demonstrations of {', '.join(prompts)}")
-    aggregation, scales = AGGREGATIONS[config.aggregation], dict[str, float]()
-    first: Ratios = {}
-    begin, figures = dict[str, float](), dict[str, float]()
+    aggregation, first = AGGREGATIONS[config.aggregation], dict[str, torch.Tensor]()
+    at = saved.enter(optimizer=optimizer, experts=experts, meter=meter, first=Tensors(first))
+    scales: dict[str, float] = at.get("scales", {})
+    begin: dict[str, float] = at.get("begin", {})
+    figures: dict[str, float] = at.get("figures", {})
     for iteration in range(config.iterations):
         model.eval()
         clock = Clock(model.device)
@@ -97,6 +102,9 @@ def distil(
         of_domain = {name: prompts_of(config, shares.get(name, 1.0)) for name in prompts}
         given = {name: off_policy(config, iteration, of_domain[name]) for name in prompts}
         tasks = [next(streams[name]) for name in prompts for _ in range(of_domain[name] - given[name])]
+        examples = [next(shown[name]) for name in prompts for _ in range(given[name])]
+        if iteration < at.get("step", 0):
+            continue
         rolled = rollout(
             domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration), max_turns=limit
         )
@@ -107,8 +115,7 @@ def distil(
             figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
         unused = {Status.ABORTED} | ({Status.TRUNCATED} if config.truncated == "drop" else set())
         trajectories = [context for t in rolled if t.status not in unused for context in t.contexts]
-        for name in prompts:
-            trajectories += [c for _ in range(given[name]) for c in first_turns(next(shown[name]), limit)]
+        trajectories += [context for example in examples for context in first_turns(example, limit)]
         scores = router.score(trajectories, wanted(config), policy.never, machine)
         read = router.read(trajectories)
         for teacher, count in read:
@@ -117,7 +124,8 @@ def distil(
         if aggregation.measured and trajectories:
             meter.forward("scoring", model, tokens)
             ratios = log_ratios(model, trajectories, scores, wanted(config), policy.never, machine)
-            first = first or ratios
+            if not first:
+                first.update(ratios)
             scales = aggregation.scales(ratios, first, (config.scale_bounds[0], config.scale_bounds[1]))
             figures |= {f"scale@{name}": scale for name, scale in scales.items()}
         clock.lap("scoring")
@@ -146,6 +154,7 @@ def distil(
         if wrong and config.alarm.stop:
             raise ValueError(f"distill.alarm: stopped at iteration {iteration + 1}: {'; '.join(wrong)}")
         log.progress(iteration + 1, config.iterations, _progress(figures, prompts))
+        saved.after(iteration + 1, scales=scales, begin=begin, figures=figures)
     if not begin:
         raise ValueError(
             f"distill: no sample to train on in {config.iterations} iterations; truncated: {config.truncated}"

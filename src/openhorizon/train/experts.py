@@ -25,6 +25,7 @@ from openhorizon.config import MachineConfig, RouterConfig
 from openhorizon.losses.balance import load_balance, router_z, shares
 from openhorizon.model.routing import UNKNOWN, probabilities, recording, replaying, routers
 from openhorizon.train.packing import Pack, packed_hidden
+from openhorizon.train.resume import State
 
 DEAD_SHARE = 0.01  # of an even share
 LOOKS = 50  # at the health of a stage that has many updates
@@ -72,6 +73,14 @@ class Experts:
             return hidden_NH, 0.0
         loss = self.config.balance * balance_L.sum() + self.config.z * z_L.sum()
         return hidden_NH, loss * (packed.tokens / update_tokens)
+
+    def state(self) -> State:
+        """What was seen since the last look."""
+        return State(self._sums, self._seen)
+
+    def take_up(self, state: State) -> None:
+        self._seen, device = state.values, next(self.model.parameters()).device
+        self._sums = {name: total.to(device) for name, total in state.tensors.items()}
 
     def due(self, step: int, steps: int) -> bool:
         """Whether to look at the health behind this of so many updates."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 
 from openhorizon.config import OptimConfig
+from openhorizon.train.resume import State
 
 
 class Optimizer:
@@ -23,6 +24,24 @@ class Optimizer:
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
         self.adam = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), eps=1e-8)
+
+    def state(self) -> State:
+        """What it has seen of the gradients, by the parameter's place, and its place in the schedule."""
+        found = {
+            f"{i}.{name}": value
+            for i, parameter in enumerate(self.parameters)
+            for name, value in self.adam.state.get(parameter, {}).items()
+        }
+        return State(found, self.done)
+
+    def take_up(self, state: State) -> None:
+        self.done = state.values
+        self.adam.state.clear()
+        for key, value in state.tensors.items():
+            place, name = key.split(".")
+            parameter = self.parameters[int(place)]
+            own = value.to(parameter.device) if name != "step" else value  # AdamW counts on the CPU
+            self.adam.state[parameter][name] = own
 
     @property
     def lr(self) -> float:

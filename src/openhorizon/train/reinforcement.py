@@ -28,6 +28,7 @@ from openhorizon.train.packing import (
     packed_hidden,
     trained_tokens,
 )
+from openhorizon.train.resume import Resume, Weights
 from openhorizon.train.samples import in_turn, minibatches
 from openhorizon.train.teachers.phases import Advantage, Select, count_turns, outcome, turn_advantages
 from openhorizon.train.watch import rollout_figures, turn_of_tokens
@@ -83,6 +84,7 @@ def reinforce(
     first_step: int = 0,
     meter: Meter | None = None,
     flops: float = math.inf,
+    saved: Resume | None = None,
 ) -> dict[str, float]:
     """Train the policy's model in place on prompts, in turn of each of their domains; ``domains`` is by world,
     ``budgets`` by domain, ``reference`` is the frozen model of the KL term. Every ``validate_every`` iterations
@@ -90,7 +92,7 @@ def reinforce(
     figures of each (NAME@DOMAIN) beside those of all.
 
     ``meter`` is told what is spent on rollout, reference and update; with the iteration in which it reaches ``flops``
-    training ends.
+    training ends. A run that was ``saved`` goes on behind the last iteration that is in it.
 
     Dynamic sampling: a group whose advantages are all zero teaches nothing and is left out of the update. ABORTED
     samples take no part, TRUNCATED ones count as failures. After ``dead_stop`` iterations in a row in which no group
@@ -99,17 +101,20 @@ def reinforce(
     Raises:
         ValueError: a reward is not finite.
     """
-    model, meter = policy.checkpoint.model, meter or Meter()
+    model, meter, saved = policy.checkpoint.model, meter or Meter(), saved or Resume()
     optimizer = Optimizer(model, config.optim, config.iterations * config.updates)
     experts = Experts(model, router)
+    at = saved.enter(optimizer=optimizer, experts=experts, meter=meter, reference=Weights(reference, frozen=True))
     policy.records_experts = router.replay
     names = list(dict.fromkeys(task.domain for task in prompts))
     stream = in_turn(prompts, names, derive(seed, "prompts"))
-    figures: dict[str, float] = {}
-    barren = 0
+    figures: dict[str, float] = at.get("figures", {})
+    barren: int = at.get("barren", 0)
     for iteration in range(config.iterations):
         model.eval()
         tasks = [next(stream) for _ in range(config.prompts)]
+        if iteration < at.get("step", 0):
+            continue
         rolled = rollout(
             domains,
             [task for task in tasks for _ in range(config.group)],
@@ -176,6 +181,7 @@ def reinforce(
         last = iteration + 1 == config.iterations
         if not last and (iteration + 1) % config.validate_every == 0 and collapsed(iteration + 1):
             break
+        saved.after(iteration + 1, figures=figures, barren=barren)
     figures["steps"] = iteration + 1.0
     model.eval()
     policy.records_experts = False

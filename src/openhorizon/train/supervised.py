@@ -22,6 +22,7 @@ from openhorizon.train.packing import (
     pack_trajectories,
     trained_tokens,
 )
+from openhorizon.train.resume import Resume
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
@@ -39,10 +40,11 @@ def fit(
     router: RouterConfig = UNTOUCHED,
     first_step: int = 0,
     meter: Meter | None = None,
+    saved: Resume | None = None,
 ) -> dict[str, float]:
     """Train ``model`` in place for ``tokens`` tokens (epochs as needed, each reshuffled). Returns the run's figures;
     their names and those of curves, which begin at ``first_step``, have ``prefix``. ``meter`` is told what the updates
-    cost.
+    cost. A run that was ``saved`` goes on from there.
 
     Raises:
         ValueError: there is nothing to train on, or the loss is not finite.
@@ -52,11 +54,14 @@ def fit(
     steps = max(round(tokens / optim.batch_tokens), 1)
     optimizer = Optimizer(model, optim, steps)
     experts = Experts(model, router)
-    stream, meter = batches(trajectories, optim.batch_tokens, seed), meter or Meter()
+    stream, meter, saved = batches(trajectories, optim.batch_tokens, seed), meter or Meter(), saved or Resume()
+    at = saved.enter(optimizer=optimizer, experts=experts, meter=meter)
     model.train()
-    seen, recent, worst = 0, 0.0, dict[str, float]()
+    seen, recent, worst = at.get("seen", 0), at.get("recent", 0.0), at.get("worst", dict[str, float]())
     for step in range(steps):
         batch = next(stream)
+        if step < at.get("step", 0):
+            continue
         result = optimizer.step(losses(model, batch, machine, experts))
         if experts.due(step, steps):
             curves, worst = experts.health()
@@ -68,6 +73,7 @@ def fit(
         log.tokens(tokens_now)
         log.metrics(first_step + step, **{f"{prefix}{name}": value for name, value in result.items()})
         log.progress(step + 1, steps, f"{prefix}loss {recent:.3f}, {seen / 1e6:.2f}M tokens")
+        saved.after(step + 1, seen=seen, recent=recent, worst=worst)
     model.eval()
     figures = {"final_loss": recent, "steps": steps, "epochs": seen / tokens_of(trajectories)} | worst
     return {f"{prefix}{name}": value for name, value in figures.items()}

@@ -75,13 +75,17 @@ def counts(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def cost(results: Sequence[Result]) -> dict[str, float | None]:
-    """Tokens and seconds, in sum and a task that was played. Tokens are None of a player that counts none."""
+def pace(results: Sequence[Result]) -> dict[str, float]:
+    """Seconds of play, in sum and a task; apart from all else, since they differ from run to run."""
+    seconds = [result.seconds for result in results if result.status]
+    return {"seconds": round(sum(seconds), 2), "seconds_a_task": round(fmean(seconds), 3) if seconds else 0.0}
+
+
+def cost(results: Sequence[Result]) -> dict[str, int | None]:
+    """Tokens; None of a player that counts none."""
     played = [result for result in results if result.status]
     known = any(result.read_tokens or result.tokens for result in played)
     return {
-        "seconds": round(sum(result.seconds for result in played), 2),
-        "seconds_a_task": round(fmean(result.seconds for result in played), 3) if played else 0.0,
         "read_tokens": sum(result.read_tokens for result in played) if known else None,
         "generated_tokens": sum(result.tokens for result in played) if known else None,
     }

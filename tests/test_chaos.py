@@ -1,0 +1,61 @@
+"""The fault suite's short form (tests/chaos.py): one cheap stage, through its real flow, killed at random moments.
+
+The long form, of all stages, is ``make chaos``.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import chaos
+import pytest
+import tiny_project
+
+STAGE = "generate@tool_calling"
+COMMAND = [sys.executable, "-m", "flows.generate", "tool_calling"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the stage was run once in peace."""
+    root = tiny_project.make(tmp_path_factory.mktemp("chaos"), domains=("tool_calling",))
+    chaos.reproduce(root, root.parent / "chaos.log", COMMAND)
+    return root
+
+
+@pytest.mark.parametrize("victim", ["stage", "flow"])
+def test_after_a_kill_the_next_run_makes_the_same(project: Path, victim: str) -> None:
+    seed = random.randrange(10**6)  # another moment every time
+    log = project.parent / "chaos.log"
+    try:
+        chaos.fault(project, victim, STAGE, 1.5, random.Random(seed), log, COMMAND)
+    except chaos.Wrong as wrong:
+        pytest.fail(f"seed {seed}: {wrong}\n{log.read_text()[-3000:]}")
+
+
+def test_what_is_wrong_is_seen(project: Path) -> None:
+    """Each of the checks can fail."""
+    right = chaos.outs(project), chaos.figures(project)
+    chaos.check(project, *right, {})
+    teacher = project / "artifacts" / "teach" / "search" / "model.safetensors"
+    teacher.parent.mkdir(parents=True)
+    teacher.write_text("weights")
+    for said, before, teachers in (
+        ("other artifacts: base", {**right[0], "base": [{"md5": "x"}]}, {}),
+        ("search: a finished teacher was trained again", right[0], {teacher: 1}),
+    ):
+        with pytest.raises(chaos.Wrong, match=said):
+            chaos.check(project, before, right[1], teachers)
+    half = project / "artifacts" / "generate" / ".search.half"
+    for path, said in (
+        (half, r"left behind: artifacts/generate/\.search\.half"),
+        (project / ".openhorizon" / "resume" / "sft", r"left behind: \.openhorizon/resume/sft"),
+    ):
+        path.mkdir(parents=True)
+        with pytest.raises(chaos.Wrong, match=said):
+            chaos.check(project, *right, {})
+        path.rmdir()
