@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import MACHINE
-from test_endpoint import Reply, Server, serve  # noqa: F401 (a fixture)
+from servers import Reply, Server
 from test_training import FOUR, as_domain, demonstrations
 
 from openhorizon.agent.endpoint import Endpoint
@@ -48,7 +48,7 @@ def alike(ours: list[TeacherScores], theirs: list[TeacherScores]) -> None:
 
 
 @pytest.mark.parametrize("mass", [None, 0.6])
-def test_a_server_scores_as_the_teacher_here(tiny: Callable[..., Checkpoint], serve: Any, mass: float | None) -> None:  # noqa: F811
+def test_a_server_scores_as_the_teacher_here(tiny: Callable[..., Checkpoint], serve: Any, mass: float | None) -> None:
     student, teacher = tiny(seed=0), tiny(seed=1)
     server: Server = serve(scoring(teacher))
     samples, wanted = demonstrations(student, 5), replace(FOUR, top_mass=mass)
@@ -62,7 +62,7 @@ def test_a_server_scores_as_the_teacher_here(tiny: Callable[..., Checkpoint], se
 
 def test_the_router_asks_the_server_of_the_sample(
     tiny: Callable[..., Checkpoint],
-    serve: Any,  # noqa: F811
+    serve: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     student, teachers = tiny(), [Teacher("a", tiny(seed=1)), Teacher("b", tiny(seed=2))]
@@ -76,7 +76,7 @@ def test_the_router_asks_the_server_of_the_sample(
     assert len(server.seen) == 3
 
 
-def test_another_model_is_noticed(tiny: Callable[..., Checkpoint], serve: Any) -> None:  # noqa: F811
+def test_another_model_is_noticed(tiny: Callable[..., Checkpoint], serve: Any) -> None:
     student, teacher = tiny(seed=0), tiny(seed=1)
     remote = RemoteScorer({teacher.hash: Endpoint(serve(scoring(tiny(seed=2))).url, "t")})
     never = LocalPolicy(student, 8).never
@@ -93,7 +93,7 @@ def test_another_model_is_noticed(tiny: Callable[..., Checkpoint], serve: Any) -
         ((200, b"nonsense"), "gives no prompt_logprobs"),
     ],
 )
-def test_servers_that_cannot(tiny: Callable[..., Checkpoint], serve: Any, reply: Reply, reason: str) -> None:  # noqa: F811
+def test_servers_that_cannot(tiny: Callable[..., Checkpoint], serve: Any, reply: Reply, reason: str) -> None:
     student = tiny(seed=0)
     remote = RemoteScorer({"t": Endpoint(serve(lambda asked: reply).url, "t", retries=0)})
     never = LocalPolicy(student, 8).never
