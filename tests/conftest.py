@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from servers import serve  # noqa: F401 (a fixture of several tests)
 from transformers import PreTrainedTokenizerFast
 
 from openhorizon.agent.render import Renderer

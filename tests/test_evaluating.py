@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_endpoint import Server, count_up, serve  # noqa: F401 (a fixture)
+from servers import Server
+from test_endpoint import count_up
 from test_heldout import Log, setting  # noqa: F401 (a fixture)
 
 from openhorizon import evaluating, players

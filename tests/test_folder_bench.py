@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
+from servers import Reply, Server, called, said
 from settings import laptop
-from test_endpoint import Reply, Server, called, said, serve  # noqa: F401 (a fixture)
 
 from openhorizon import benchmarking
 from openhorizon.agent.endpoint import Endpoint
@@ -58,7 +58,7 @@ def knows(asked: dict[str, Any]) -> Reply:
 
 def bench(at: Path, server: Server, out: Path) -> dict[str, Any]:
     wanted = benchmarking.Wanted(str(at), f"{server.url}#m", None, 0.7)
-    return benchmarking.bench(laptop(), wanted, out)
+    return benchmarking.bench(laptop(), wanted, out, out / "timing.json")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_exact_match_from_a_folder_to_results(place: Path, serve: Any) -> None:  # noqa: F811
+def test_exact_match_from_a_folder_to_results(place: Path, serve: Any) -> None:
     server = serve(knows)
     found = bench(make(place / "f", group="level"), server, place / "out")
     accuracy = next(rate for rate in found["rates"] if rate["metric"] == "accuracy" and rate["group"] == "all")
@@ -86,7 +86,7 @@ def test_exact_match_from_a_folder_to_results(place: Path, serve: Any) -> None: 
     assert len(server.seen) == 4, "resumed"
 
 
-def test_a_judge_that_refuses_is_counted_and_asked_again(place: Path, serve: Any) -> None:  # noqa: F811
+def test_a_judge_that_refuses_is_counted_and_asked_again(place: Path, serve: Any) -> None:
     asked_of_judge: list[str] = []
     refuses = [True]
 
@@ -118,10 +118,10 @@ def test_a_judge_that_refuses_is_counted_and_asked_again(place: Path, serve: Any
     assert (len(server.seen), len(asked_of_judge)) == (played, judged + 1), "judged, not played, again"
     accuracy = next(rate for rate in again["rates"] if rate["metric"] == "accuracy")
     assert (accuracy["n"], accuracy["value"], again["counts"]["not_judged"]) == (4, 0.75, {})
-    assert again["cost"]["seconds"] > 0
+    assert again["timing"]["seconds"] > 0
 
 
-def test_a_judge_that_is_not_there_judges_nothing(place: Path, serve: Any) -> None:  # noqa: F811
+def test_a_judge_that_is_not_there_judges_nothing(place: Path, serve: Any) -> None:
     judging = serve(knows)
     judging.shutdown()
     judging.server_close()
@@ -147,7 +147,7 @@ def play(at: Path, server: Server, clock: Any = None, **budget: Any) -> list[Tra
     return benchmark.judge(played)
 
 
-def test_tools_of_the_user_and_their_failures(place: Path, serve: Any) -> None:  # noqa: F811
+def test_tools_of_the_user_and_their_failures(place: Path, serve: Any) -> None:
     at, words = make(place / "f", tools=TOOLS, turns=3), iter(["fire", "water"])
 
     def looks(asked: dict[str, Any]) -> Reply:
@@ -161,7 +161,7 @@ def test_tools_of_the_user_and_their_failures(place: Path, serve: Any) -> None: 
     assert (found.status, found.tool_calls, found.verdict.reason) == (Status.TRUNCATED, 3, "no answer")
 
 
-def test_past_its_time_a_task_can_only_be_answered(place: Path, serve: Any) -> None:  # noqa: F811
+def test_past_its_time_a_task_can_only_be_answered(place: Path, serve: Any) -> None:
     at, ticks = make(place / "f", tools=TOOLS, time_s=10), iter([0.0, 5.0, 11.0])
     calls = iter([1, 2])
 
@@ -173,7 +173,7 @@ def test_past_its_time_a_task_can_only_be_answered(place: Path, serve: Any) -> N
     assert folders.measure(found)["out of time"].value == 1.0 and found.answer is not None
 
 
-def test_a_full_context_is_discarded_and_the_question_asked_anew(place: Path, serve: Any) -> None:  # noqa: F811
+def test_a_full_context_is_discarded_and_the_question_asked_anew(place: Path, serve: Any) -> None:
     tries = iter(range(99))
 
     def looks(asked: dict[str, Any]) -> Reply:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import Reply, called, said
 from settings import laptop, laptop_text
-from test_endpoint import Reply, called, said, serve  # noqa: F401 (a fixture)
 
 from openhorizon import inspecting
 from openhorizon.agent.trajectory import Status, write_tasks
@@ -168,7 +168,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-def test_our_tasks_in_inspect(place: Path, environment: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_our_tasks_in_inspect(place: Path, environment: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENHORIZON_PYTHON", sys.executable)
     task, arguments = str(ROOT / "interop" / "inspect_heldout.py"), ["-T", "domain=search", "-T", f"tasks={COUNT}"]
     server = serve(named(expert))
@@ -186,7 +186,7 @@ def test_our_tasks_in_inspect(place: Path, environment: Path, serve: Any, monkey
 
 
 @pytest.mark.long
-def test_any_task_of_inspect(place: Path, environment: Path, serve: Any) -> None:  # noqa: F811
+def test_any_task_of_inspect(place: Path, environment: Path, serve: Any) -> None:
     (place / "sums.py").write_text(
         "from inspect_ai import Task, task\n"
         "from inspect_ai.dataset import Sample\n"

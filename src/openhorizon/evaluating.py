@@ -1,8 +1,8 @@
 """``openhorizon evaluate``: whoever can play on our held-out tasks, such as a model behind an endpoint.
 
 The tasks, their order and the episodes' seeds are those of the stage ``evaluate``, so that the result compares in pairs
-with the models of this checkout (a checkpoint in this process gives what its stage gives, up to the last bits of
-decoding in other company). It is no artifact: nothing here goes into the graph or the report.
+with the models of this checkout; a checkpoint in this process gives what its stage gives. It is no artifact: nothing
+here goes into the graph or the report.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openhorizon.agent.player import Player
-from openhorizon.bench.evaluation import heldout_tasks, write_evaluation
+from openhorizon.bench.evaluation import WAVE, heldout_tasks, write_evaluation
 from openhorizon.bench.heldout import Row
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
 from openhorizon.seeds import derive
-
-BATCH = 64  # episodes between two words on how far it is
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,10 @@ def evaluate(
             raise ValueError(f"evaluate: unknown domain {name!r}; known are {', '.join(config.domains)}")
     tasks, seed = heldout_tasks(wanted.domains, wanted.tasks), derive(config.seed, "evaluate")
     finished = []
-    for start in range(0, len(tasks), BATCH):
+    size = WAVE * config.machine.rollout_batch
+    for start in range(0, len(tasks), size):
         said(start, len(tasks))
-        batch = tasks[start : start + BATCH]
+        batch = tasks[start : start + size]
         finished += player.rollout(DOMAINS, batch, [seed] * len(batch), config.budget, wanted.temperature)
     said(len(tasks), len(tasks))
     asked = {"temperature": wanted.temperature}

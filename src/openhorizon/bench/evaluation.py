@@ -18,6 +18,7 @@ from openhorizon.bench.base import record_of, write_records
 from openhorizon.bench.heldout import Row, episodes, rows
 from openhorizon.domains.base import Task
 
+WAVE = 2  # times the machine's rollout_batch: places of ended episodes are taken by others for half of a wave
 RECORDS, TRAJECTORIES = "records.parquet", "trajectories.parquet"
 
 

@@ -15,6 +15,7 @@ from openhorizon.model.sampler import local_policy
 from openhorizon.seeds import derive
 from openhorizon.train.compute import Meter
 from openhorizon.train.distillation import distil
+from openhorizon.train.remote import remote_scorer
 from openhorizon.train.resume import Resume, Weights
 from openhorizon.train.router import Router
 
@@ -32,7 +33,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     student = load_checkpoint(checkpoint_dir("sft"), config.machine)
     teachers = [load_teacher(checkpoint_dir(f"teacher@{name}"), name, config.machine) for name in config.domains]
     seed = derive(config.seed, "distill")
-    router = Router(student, teachers, config.domains, config.distill.routing, seed)
+    router = Router(student, teachers, config.domains, config.distill.routing, seed, remote_scorer(teachers))
     prompts = {
         name: [
             task

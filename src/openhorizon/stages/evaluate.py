@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Trajectory, read_trajectories, write_trajectories
 from openhorizon.artifacts import checkpoint_dir, stage_dir
-from openhorizon.bench.evaluation import heldout_tasks, write_evaluation
+from openhorizon.bench.evaluation import WAVE, heldout_tasks, write_evaluation
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
 from openhorizon.domains.base import Task
@@ -25,8 +25,6 @@ from openhorizon.seeds import derive
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
-
-WAVE = 2  # times the machine's rollout_batch: places of ended episodes are taken by others for half of a wave
 
 
 def run(config: Config, target: str | None, log: StageLog) -> None:

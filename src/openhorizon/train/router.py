@@ -23,16 +23,16 @@ from openhorizon.model.load import Checkpoint, Teacher
 from openhorizon.seeds import rng
 from openhorizon.train.compute import tokens_of
 from openhorizon.train.merging import mean_weights
-from openhorizon.train.score_cache import ScoreCache
-from openhorizon.train.scores import TeacherScores, Wanted, score
+from openhorizon.train.scores import Scorer, TeacherScores, Wanted, score
 
 Teachers = Mapping[str, Checkpoint]
 Routes = dict[str, tuple[Checkpoint, ...]]  # domain → teachers, of whose distributions the mean is taken
 
 
 class Router:
-    """The teachers by domain. A trajectory carries its domain, so there is no list that could fall out of step. With a
-    ``cache``, a sample that was scored before is not scored again.
+    """The teachers by domain. A trajectory carries its domain, so there is no list that could fall out of step. Who
+    scores, if not the teachers here, is a ``scorer``: what was scored before (``score_cache.py``), a server
+    (``remote.py``).
 
     Raises:
         ValueError: a domain without a teacher, a teacher whose tokenizer or vocabulary is not the student's, or that is
@@ -46,10 +46,10 @@ class Router:
         domains: Sequence[str],
         routing: str,
         seed: int,
-        cache: ScoreCache | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
         self.routes = ROUTINGS[routing](by_domain(student, teachers, domains), seed)
-        self.run = cache.score if cache else score
+        self.run = scorer.score if scorer else score
 
     def score(
         self, trajectories: Sequence[Trajectory], wanted: Wanted, invalid_V: torch.Tensor, machine: MachineConfig

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -48,6 +49,20 @@ class TeacherScores:
     written_logprobs_N: torch.Tensor
     hidden: tuple[torch.Tensor, ...] = ()
     heads: tuple[Head, ...] = ()
+
+
+class Scorer(Protocol):
+    """Whoever says what a teacher would: ``score`` below, by another way."""
+
+    def score(
+        self,
+        models: Sequence[PreTrainedModel],
+        teacher: str,
+        trajectories: Sequence[Trajectory],
+        wanted: Wanted,
+        invalid_V: torch.Tensor,
+        machine: MachineConfig,
+    ) -> list[TeacherScores]: ...
 
 
 @torch.inference_mode()
