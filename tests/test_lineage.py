@@ -233,7 +233,10 @@ def test_a_lineage_goes_back_to_the_data_and_says_what_has_changed(
         *("artifacts/base", "artifacts/generate/search", "artifacts/sft"),
     ]
     made = found["artifacts/teach/search"]["made"]
-    assert made["machine"]["device"] == "cpu" and made["params"]["teach.search"]["tokens"] == 1200000
+    assert (
+        made["machine"]["device"] == "cpu"
+        and made["params"]["teach.search"]["tokens"] == SETTINGS.teach["search"].tokens
+    )
     assert {"commit", "at", "packages", "code", "inputs"} <= set(made)
     assert "stage distill, which ran elsewhere" in said and f"stage teach@search, {made['at']}" in said
     flip(checkpoint_dir("teacher@search") / "model.safetensors")
