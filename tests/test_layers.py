@@ -31,7 +31,8 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "process": set(),
     "profiles": set(),
     "pipeline": set(),
-    "tracking": {"pipeline", "progress"},
+    "traces": {"agent", "domains"},
+    "tracking": {"agent", "pipeline", "progress", "traces"},
     "stages": {
         *("agent", "bench", "benchmarking", "domains", "kag", "lineage", "losses", "model", "pipeline", "report"),
         *("tracking", "train"),

@@ -28,8 +28,10 @@ from typing import Any, TypeVar
 import psutil
 
 from openhorizon import artifacts, pipeline
+from openhorizon.agent.trajectory import iter_trajectories
 from openhorizon.config import Config
 from openhorizon.progress import Progress
+from openhorizon.traces import Span, trace_of
 
 PARENT_VARIABLE = "OPENHORIZON_PARENT_RUN"  # set by the flow, which then carries the records
 DATABASE = "mlruns.db"
@@ -42,6 +44,7 @@ RECORDS = pipeline.STATE_FOLDER / "records"
 KEPT_RECORDS = "records"  # folder of a reproduction's run: what each model did on each held-out task
 BATCH = 1000  # points a write; MLflow takes no more
 PARAMS_BATCH = 100  # the same for parameters
+SPAN_NS = 1_000_000  # between two spans of a trace, whose order alone means something
 CARRY_S = 5.0  # between two writes of the flow
 RUN_SUFFIX = ".run"  # beside a record: the run that it is carried to, and how far it has been
 PARENT_SUFFIX = ".parent"  # named by its run, a reproduction that is not closed yet; its status, once it has one
@@ -177,6 +180,22 @@ def publish(root: Path) -> None:
         tracked(lambda: Store(root).publish(None))
 
 
+def labels(samples: Iterable[Mapping[str, str]]) -> list[str]:
+    """Of the report's samples of a domain, each once."""
+    return list(dict.fromkeys(it["label"] for it in samples))
+
+
+def _begun(span: Span, at_ns: int, **more: Any) -> Any:
+    """MLflow's span of one of ours; it has ended but for its time."""
+    import mlflow
+
+    begun = mlflow.start_span_no_context(
+        span.name, span.kind, inputs=span.inputs, attributes=dict(span.attributes), start_time_ns=at_ns, **more
+    )
+    begun.set_outputs(span.outputs)
+    return begun
+
+
 def success(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
     """Success by model and domain over all horizons, from the report's rows that name one horizon."""
     solved: dict[tuple[str, str], list[float]] = {}
@@ -244,7 +263,8 @@ class Store:
             logging.getLogger(name).setLevel(logging.WARNING)
         self.root = root.resolve()
         self._carried: dict[Path, _Carried] = {}
-        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / DATABASE}")
+        self._uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / DATABASE}"
+        self._client = MlflowClient(self._uri)
         with self._locked():  # several processes that create the database at once break it
             found = self._client.get_experiment_by_name(EXPERIMENT)
             where = (self.root / "mlartifacts").as_uri()
@@ -344,6 +364,32 @@ class Store:
         self._client.log_artifacts(parent, str(self.root / artifacts.REPORTS), artifacts.REPORTS.name)
         for path in sorted((self.root / artifacts.stage_dir("evaluate")).glob("*/records.parquet")):
             self._client.log_artifact(parent, str(path), f"{KEPT_RECORDS}/{path.parent.name}")
+        self._trace(parent)
+
+    def _trace(self, parent: str) -> None:
+        """The first solved and the first unsolved of the episodes that the report shows of each domain, as traces of
+        the reproduction's run; once a run."""
+        import mlflow
+        from mlflow.entities import AssessmentSource
+
+        shown = artifacts.read_json(self.root / RESULTS).get("samples", {})
+        wanted = {next(it["task"] for it in of if it["label"] == name) for of in shown.values() for name in labels(of)}
+        path = self.root / artifacts.stage_dir("evaluate", "student") / "trajectories.parquet"
+        os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"  # its queue drops traces silently when it is full
+        mlflow.set_tracking_uri(self._uri)
+        once = {"locations": [self._experiment], "run_id": parent, "max_results": 1, "return_type": "list"}
+        if not wanted or not path.is_file() or mlflow.search_traces(**once):
+            return
+        source = AssessmentSource(source_type="CODE", source_id="verifier")
+        for found in (it for it in iter_trajectories(path) if it.task.id in wanted):
+            trace, began = trace_of(found, "student"), time.time_ns()
+            kept = {"mlflow.sourceRun": parent}
+            root = _begun(trace.episode, began, experiment_id=self._experiment, metadata=kept, tags=dict(trace.tags))
+            for i, step in enumerate(trace.steps):
+                _begun(step, began + i * SPAN_NS, parent_span=root).end(end_time_ns=began + (i + 1) * SPAN_NS)
+            root.end(end_time_ns=began + (len(trace.steps) + 1) * SPAN_NS)
+            for name, (value, why) in trace.verdict.items():
+                mlflow.log_feedback(trace_id=root.trace_id, name=name, value=value, rationale=why, source=source)
 
     def records(self, run_id: str, model: str, folder: Path) -> Path:
         """The records of an evaluated model that a reproduction's run keeps, as a file in ``folder``.
