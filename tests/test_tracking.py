@@ -88,13 +88,19 @@ def test_a_reproduction_has_a_run_a_stage_below_its_own(
 
 
 def test_plain_dvc_repro_puts_its_stages_below_one_run(project: Path, settings: Config) -> None:
+    """Also the record of one that was killed: the next stage carries it."""
+    killed = project / RECORDS / "distill.4194304.jsonl"  # of a process that is not there
+    killed.parent.mkdir(parents=True)
+    killed.write_text('{"start": "distill", "stage": "distill", "parent": "", "params": {}, "at": 1}\n')
+    killed.with_name("base.4194304.jsonl").write_text('{"sta')
     for stage in ("base", "sft"):
         with StageLog(settings, stage, None, project) as log:
             log.metrics(0, loss=2.0)
     found = runs(project)
-    assert {found[stage].data.tags["mlflow.parentRunId"] for stage in ("base", "sft")} == {
+    assert {found[stage].data.tags["mlflow.parentRunId"] for stage in ("base", "sft", "distill")} == {
         found["dvc repro"].info.run_id
     }
+    assert found["distill"].info.status == "KILLED" and list((project / RECORDS).iterdir()) == []
 
 
 def test_the_record_of_a_killed_stage_is_taken_up(

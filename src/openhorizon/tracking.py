@@ -149,7 +149,7 @@ def reproduction(config: Config, root: Path) -> Iterator[str]:
 
     def carry_all(opened: Store, last: bool) -> bool:
         for record in sorted((root / RECORDS).glob("*.jsonl")):
-            opened.carry(record, last or not psutil.pid_exists(int(record.name.split(".")[-2])))
+            opened.carry(record, last or not psutil.pid_exists(_pid(record)))
         return True
 
     def carry() -> None:
@@ -315,6 +315,8 @@ class Store:
         events = [json.loads(line) for line in complete.splitlines()]
         if carried is None:
             if not events:
+                if ended:  # killed before it could say anything
+                    record.unlink()
                 return
             start = events[0]
             parent = start["parent"] if start["parent"] not in ("", UNTRACKED) else self._dvc_parent()
@@ -350,10 +352,14 @@ class Store:
         return carried
 
     def carry_alone(self, record: Path) -> None:
-        """``carry`` for a stage without a flow, with the hashes of what it read."""
+        """``carry`` for a stage without a flow, with the hashes of what it read; and for such stages that were killed
+        before they could."""
         self.carry(record)
         carried = self._carried[record]
         self._tag(carried.run_id, pipeline.recorded(self.root, {carried.stage}).get(carried.stage, {}))
+        for left in sorted((self.root / RECORDS).glob("*.jsonl")):
+            if not psutil.pid_exists(_pid(left)) and not _parent(left):
+                self.carry(left)
 
     def publish(self, parent: str | None) -> None:
         """Put the report's figures and page on a reproduction's run, where the MLflow UI compares them."""
@@ -461,6 +467,18 @@ def _status(kind: type[BaseException] | None) -> str:
     if kind is None:
         return "FINISHED"
     return "FAILED" if issubclass(kind, Exception) else "KILLED"
+
+
+def _pid(record: Path) -> int:
+    """Of the process that writes it."""
+    return int(record.name.split(".")[-2])
+
+
+def _parent(record: Path) -> str | None:
+    """The run above a record's, as its stage was told; None where it was killed before it could say so."""
+    with record.open(encoding="utf-8") as file:
+        first = file.readline()
+    return str(json.loads(first)["parent"]) if first.endswith("\n") else None
 
 
 def _name(text: str) -> str:
