@@ -329,6 +329,8 @@ class MachineConfig:
     experts: Literal["auto", "eager", "grouped_mm", "batched_mm", "megablocks", "megablocks_dmoe"]
     checkpoint_s: float = 60.0  # between two saves of unfinished work, by which a killed stage goes on
     checkpoint_steps: int | None = None  # at most so many steps between two; null: time alone
+    processes: int = 1  # that train one model together on this machine, on CUDA with a GPU each (docs/scale-out.md)
+    torchrun: tuple[str, ...] | None = None  # arguments to join several machines; null: this one alone
 
 
 @dataclass(frozen=True)
@@ -446,6 +448,9 @@ def _check(config: Config, where: str) -> None:
         raise ValueError(f"{where}:sft.padding: {config.sft.padding} is less than 0")
     _check_baselines(config.baselines, f"{where}:baselines")
     _check_flow(config.flow, f"{where}:flow")
+    for name, machine in config.machines.items():
+        if machine.processes < 1:
+            raise ValueError(f"{where}:machines.{name}.processes: {machine.processes} is less than 1")
     if config.router.replay and config.distill.on_policy < 1:
         raise ValueError(
             f"{where}:distill.on_policy: {config.distill.on_policy} is less than 1, and router.replay has the experts "

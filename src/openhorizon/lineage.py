@@ -46,8 +46,11 @@ class Origin:
     outs: tuple[str, ...]
 
     def identity(self, config: Config) -> str:
-        """A hash of all that decides the result to the last bit: this, the machine block, the packages."""
-        machine = asdict(replace(config.machine, checkpoint_s=0.0, checkpoint_steps=None))
+        """A hash of all that decides the result to the last bit: this, the machine block, the packages. All but over
+        how many processes it is spread: what some have begun, others may go on with."""
+        machine = asdict(
+            replace(config.machine, checkpoint_s=0.0, checkpoint_steps=None, processes=1, torchrun=None)
+        )  # fmt: skip
         decides = [self.stage, self.inputs, self.code, self.params, machine, packages(), platform.machine()]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -91,8 +94,11 @@ def check(found: Origin, root: Path = Path()) -> None:
 
 def unfinished(config: Config, stage: str, target: str | None = None) -> Unfinished | None:
     """Where a stage's unfinished work is saved; None where nothing says what decides its result."""
+    from openhorizon.world import World  # torch, which whoever has work to save has imported
+
     found = origin(stage, target)
-    return Unfinished(found.stage, found.identity(config)) if found else None
+    with World.here().first_alone():  # which removes what is of no use
+        return Unfinished(found.stage, found.identity(config)) if found else None
 
 
 def record(found: Origin, config: Config, root: Path = Path()) -> None:
