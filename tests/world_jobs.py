@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import BUDGET, GRPO, MACHINE, CountDomain, build, train_tokenizer
+from conftest import BUDGET, GRPO, MACHINE, CountDomain, build, count_tokenizer
 from safetensors.torch import save_file
 from test_training import DISTILL, OPTIM, Log, as_domain, demonstrations, tasks
 
@@ -34,6 +34,7 @@ from openhorizon.unfinished import Unfinished
 from openhorizon.world import World, joined
 
 SMALL = replace(MACHINE, micro_tokens=300)  # several passes an update, not as many in each process
+SPREAD = replace(SMALL, expert_parallel=True)
 REPLAY = RouterConfig(balance=0.0, z=0.0, replay=True)
 STEPS, STOPPED = 20, 8
 
@@ -80,13 +81,24 @@ def sft_qwen(log: Log) -> torch.nn.Module:
     return start.model
 
 
-def grpo(log: Log) -> torch.nn.Module:
-    start = model(1)
+def sft_spread(log: Log) -> torch.nn.Module:
+    """Whole experts in each process."""
+    start = model(0, machine=SPREAD)
+    fit(start.model, demonstrations(start, 40), 6 * OPTIM.batch_tokens, OPTIM, 0, SPREAD, log)  # type: ignore[arg-type]
+    return start.model
+
+
+def grpo_spread(log: Log) -> torch.nn.Module:
+    return grpo(log, SPREAD)
+
+
+def grpo(log: Log, machine: Any = SMALL) -> torch.nn.Module:
+    start = model(1, machine=machine)
     policy, reference = LocalPolicy(start, 8), duplicate(start.model).requires_grad_(False)
     config = replace(GRPO, iterations=3, prompts=3, group=3, updates=2)
     advantage = normalised(lambda trajectory: outcome(trajectory) + trajectory.seed % 7)
     worlds, budgets = {"count": CountDomain()}, {"count": BUDGET}
-    reinforce(policy, reference, worlds, tasks(9), budgets, config, advantage, 0, SMALL, log, REPLAY)  # type: ignore[arg-type]
+    reinforce(policy, reference, worlds, tasks(9), budgets, config, advantage, 0, machine, log, REPLAY)  # type: ignore[arg-type]
     return start.model
 
 
@@ -121,9 +133,18 @@ def saved(log: StoppingLog, where: Path) -> torch.nn.Module:
     fit(
         start.model, demonstrations(start, 40), STEPS * OPTIM.batch_tokens, OPTIM, 0, machine, log, saved=resume  # type: ignore[arg-type]
     )  # fmt: skip
-    if World.here().size == 2:
-        kept.restore()  # the other way round shows the weights at the end
     return start.model
+
+
+def best(log: StoppingLog, where: Path) -> torch.nn.Module:
+    """What went on has kept."""
+    other = model(5)
+    kept = Kept(other.model, lambda name: 0.0, 1.0)
+    with World.here().first_alone():
+        unfinished = Unfinished("sft", "test", where)
+    Resume(unfinished, SMALL, log, kept=kept)  # type: ignore[arg-type]
+    kept.restore()
+    return other.model
 
 
 def run(job: Callable[..., torch.nn.Module], size: int, out: str, folder: Path, stops: bool = False) -> None:
@@ -156,13 +177,15 @@ def run(job: Callable[..., torch.nn.Module], size: int, out: str, folder: Path, 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    for job in (sft, sft_qwen, grpo, distillation, distillation_full):
+    for job in (sft, sft_qwen, sft_spread, grpo, grpo_spread, distillation, distillation_full):
         for size in (1, 2):
             run(job, size, job.__name__, folder)
     for first, then in ((1, 2), (2, 1)):
         where = folder / f"from{first}"
         run(lambda log, where=where: saved(log, where), first, f"stopped{first}", folder, stops=True)
         run(lambda log, where=where: saved(log, where), then, f"from{first}", folder)
+        run(lambda log, where=where: best(log, where), first, "kept", folder)
+    run(lambda log: model(0).model, 1, "start", folder)
 
 
 PORT = 0
@@ -174,8 +197,5 @@ if __name__ == "__main__":
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         PORT = probe.getsockname()[1]
-    texts = [
-        f'count from {i} <tool_call>{{"name": "step", "arguments": {{"from": {i}}}}}</tool_call>' for i in range(99)
-    ]
-    TOKENIZER = train_tokenizer([*texts, "now 7 done", "Answer: 31", CountDomain.system], 320, 512)
+    TOKENIZER = count_tokenizer()
     main()

@@ -29,7 +29,7 @@ def run(stage: str, target: str | None, processes: int, joining: Sequence[str] |
         ValueError: an argument names a variable that is not set.
     """
     command = ["-m", "openhorizon", "stage", stage, *(["--target", target] if target else [])]
-    how = ["--standalone"] if joining is None else [_filled(argument) for argument in joining]
+    how = ["--standalone"] if joining is None else [filled(argument) for argument in joining]
     if joining is None and sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing of it leaves this machine
     logging.disable(logging.CRITICAL)  # torchrun's own account of a failure, which is told below
@@ -40,30 +40,32 @@ def run(stage: str, target: str | None, processes: int, joining: Sequence[str] |
             raise KeyboardInterrupt from received
         return 128 + int(received.sigval)
     except ChildFailedError as error:
-        return _told(stage, error)
+        return told(stage, error)
     return 0
 
 
 def report_errors() -> None:
     """In one of the processes: what ends it is told to torchrun instead of printed, for one of them to be shown."""
-    handler = get_error_handler()
-    sys.excepthook = lambda kind, error, trace: handler.record_exception(error)
+    sys.excepthook = lambda kind, error, trace: _record(error)
 
 
 def tell(message: str) -> None:
     """In one of the processes: what a user can mend, likewise."""
-    get_error_handler().record_exception(ValueError(message))
+    _record(ValueError(message))
 
 
-def _told(stage: str, error: ChildFailedError) -> int:
+def _record(error: BaseException) -> None:
+    get_error_handler().record_exception(error)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it is over: torchrun's signal has nothing to interrupt
+
+
+def told(stage: str, error: ChildFailedError) -> int:
     """Say why the first failed, and return the exit code."""
     rank, first = min(error.failures.items(), key=lambda failure: _order(failure[1]))
     where, (message, trace) = f"process {rank} of {stage}", _recorded(first)
     if first.exitcode < 0:
         name = signal.Signals(-first.exitcode).name
-        line = (
-            f"{where} was ended by {name}, and the others with it; run the stage again: it goes on from its last save"
-        )
+        line = f"{where} was ended by {name}, and the others with it; run again, it goes on from what was saved last"
     elif first.exitcode == USER_ERROR:
         line = message.removeprefix("ValueError: ")
     else:
@@ -84,7 +86,7 @@ def _recorded(failure: ProcessFailure) -> tuple[str, str]:
     return (told["message"], told["extraInfo"]["py_callstack"]) if isinstance(told, dict) else (told, "")
 
 
-def _filled(argument: str) -> str:
+def filled(argument: str) -> str:
     filled = os.path.expandvars(argument)
     if "$" in filled:
         raise ValueError(f"machines.*.torchrun: {argument!r} names a variable that is not set")

@@ -32,6 +32,13 @@ from openhorizon.unfinished import Unfinished
 
 PROVENANCE = ROOT / "provenance"
 PACKAGES = ("torch", "transformers", "numpy", "safetensors", "tokenizers", "pyarrow")
+SPREAD: dict[str, Any] = {  # of a machine block: when work is saved, and how it is spread over processes
+    "checkpoint_s": 0.0,
+    "checkpoint_steps": None,
+    "processes": 1,
+    "torchrun": None,
+    "expert_parallel": False,
+}
 READ_TRIES, READ_WAIT_S = 20, 0.1  # at dvc.lock, which DVC writes in place
 
 
@@ -48,9 +55,7 @@ class Origin:
     def identity(self, config: Config) -> str:
         """A hash of all that decides the result to the last bit: this, the machine block, the packages. All but over
         how many processes it is spread: what some have begun, others may go on with."""
-        machine = asdict(
-            replace(config.machine, checkpoint_s=0.0, checkpoint_steps=None, processes=1, torchrun=None)
-        )  # fmt: skip
+        machine = asdict(replace(config.machine, **SPREAD))
         decides = [self.stage, self.inputs, self.code, self.params, machine, packages(), platform.machine()]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 

@@ -187,10 +187,11 @@ def free_memory(device: str) -> dict[str, int]:
 def place(model: PreTrainedModel, machine: MachineConfig) -> None:
     """Put ``model`` where and how the machine block says, in place, ready for inference."""
     torch.nn.Module.to(model, machine.device).eval()
-    _say(f"experts: {choose_experts(model, machine.experts)}")
+    whole_layers = machine.experts != "auto" or not machine.expert_parallel
+    _say(f"experts: {choose_experts(model, machine.experts if whole_layers else 'grouped_mm')}")
     if machine.checkpointing:  # in training mode alone
         model.activation_checkpointing_enable()
-    shard(model)
+    shard(model, machine.expert_parallel)
 
 
 def load_teacher(path: Path, domain: str, machine: MachineConfig) -> Teacher:

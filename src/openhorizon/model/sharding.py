@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -22,20 +22,23 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from openhorizon.model.expert_parallel import apart, spread, together
 from openhorizon.world import World
 
 
-def shard(model: PreTrainedModel) -> None:
-    """Leave this process its piece of each layer. ``model`` is the same in every process, and on its device."""
+def shard(model: PreTrainedModel, expert_parallel: bool = False) -> None:
+    """Leave this process its piece of each layer, or whole experts and its piece of the rest. ``model`` is the same in
+    every process, and on its device."""
     world = World.here()
     if world.size == 1:
         return
     decoder: Any = model.get_decoder()
     mesh = init_device_mesh(model.device.type, (world.size,))
+    experts = spread(model, model.device.type) if expert_parallel else set()
     for layer in decoder.layers:
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, ignored_params=experts)
     whole = {parameter for parameter in decoder.parameters() if not isinstance(parameter, DTensor)}
-    fully_shard(decoder, mesh=mesh, ignored_params=whole)
+    fully_shard(decoder, mesh=mesh, ignored_params=whole | experts)
     for unit in _units(model):
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)  # gloo has no other
@@ -50,7 +53,10 @@ def whole(model: nn.Module) -> Iterator[None]:
         unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()
     try:
-        yield
+        with ExitStack() as stack:
+            for experts in apart(model):
+                stack.enter_context(together(experts))
+            yield
     finally:
         for unit in units:
             unit.reshard()
@@ -96,7 +102,7 @@ def duplicate(model: PreTrainedModel) -> PreTrainedModel:
             experts_implementation=config._experts_implementation,
         )
     made.float().train(model.training)
-    shard(made)
+    shard(made, bool(apart(model)))
     with torch.no_grad():
         for name, own in made.state_dict(keep_vars=True).items():
             own.copy_(model.state_dict()[name])

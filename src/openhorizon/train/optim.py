@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
@@ -24,15 +25,15 @@ class Optimizer:
         parameters = [p for p in model.parameters() if p.requires_grad]
         assert parameters, "nothing to train: a frozen model (a teacher?) was handed to the optimizer"
         self.parameters = parameters
-        pieces = [p for p in parameters if isinstance(p, DTensor)]
-        self.wholes = [p for p in parameters if not isinstance(p, DTensor)]
-        groups = []
-        for kind in (self.wholes, pieces) if pieces else (self.wholes,):  # foreach takes no mixture of them
+        layouts: dict[DeviceMesh | None, list[torch.nn.Parameter]] = {None: []}  # None: whole in every process
+        for parameter in parameters:
+            layouts.setdefault(parameter.device_mesh if isinstance(parameter, DTensor) else None, []).append(parameter)
+        self.layouts, groups = layouts, []
+        for kind in layouts.values():  # no operation takes a mixture of them
             groups += [
                 {"params": [p for p in kind if p.ndim >= 2], "weight_decay": config.weight_decay},
                 {"params": [p for p in kind if p.ndim < 2], "weight_decay": 0.0},
             ]
-        self.pieces = pieces
         self.adam = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), eps=1e-8)
 
     def state(self) -> State:
@@ -87,15 +88,15 @@ class Optimizer:
         return {"loss": _sum(total), "grad_norm": norm.item(), "lr": lr}
 
     def _clip(self) -> torch.Tensor:
-        """``clip_grad_norm_`` over pieces, whose gradients FSDP2 has added up, and wholes, whose are added up here."""
+        """``clip_grad_norm_`` over pieces, whose gradients are sums already, and wholes, whose are added up here."""
         world = World.here()
-        for parameter in self.wholes:
+        for parameter in self.layouts[None]:
             if parameter.grad is not None:
                 world.add(parameter.grad)
-        norms = [get_total_norm([p.grad for p in some if p.grad is not None]) for some in (self.wholes, self.pieces)]
+        norms = [get_total_norm([p.grad for p in kind if p.grad is not None]) for kind in self.layouts.values()]
         norm: torch.Tensor = torch.linalg.vector_norm(torch.stack([gathered(part) for part in norms]))
-        for some in (self.wholes, self.pieces):
-            clip_grads_with_norm_(some, self.config.grad_clip, norm)
+        for kind in self.layouts.values():
+            clip_grads_with_norm_(kind, self.config.grad_clip, norm)
         return norm
 
 
