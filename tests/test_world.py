@@ -80,6 +80,18 @@ def test_the_best_state_goes_with_it(jobs: Path) -> None:
     assert far_apart(jobs, "start.1", "kept.2") == 0 and far_apart(jobs, "start.1", "kept.1") == 0
 
 
+def test_merged_weights_are_the_same(jobs: Path) -> None:
+    assert far_apart(jobs, "merging.1", "merging.2") < 1e-6 < far_apart(jobs, "merging.1", "start.1")
+
+
+@pytest.mark.parametrize("job", ["pieces", "pieces_spread"])
+def test_a_process_holds_its_piece_of_each_layer(jobs: Path, job: str) -> None:
+    (alone,), (half,) = rows(jobs, f"{job}.1"), rows(jobs, f"{job}.2")
+    layers = alone["wholes"] - half["wholes"]
+    assert alone["pieces"] == 0 and half["pieces"] == pytest.approx(layers / 2, rel=0.02)
+    assert half["wholes"] < 0.4 * alone["wholes"], "embeddings and the last norm"
+
+
 def test_passes_are_as_many_everywhere_and_each_sample_counts_once(
     tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:

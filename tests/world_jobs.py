@@ -18,6 +18,7 @@ import torch
 from conftest import BUDGET, GRPO, MACHINE, CountDomain, build, count_tokenizer
 from safetensors.torch import save_file
 from test_training import DISTILL, OPTIM, Log, as_domain, demonstrations, tasks
+from torch.distributed.tensor import DTensor
 
 from openhorizon.config import RouterConfig
 from openhorizon.model.load import Checkpoint, Teacher, place
@@ -25,6 +26,7 @@ from openhorizon.model.sampler import LocalPolicy
 from openhorizon.model.sharding import duplicate, gathered_on_first
 from openhorizon.train.distillation import distil
 from openhorizon.train.kept import Kept
+from openhorizon.train.merging import task_arithmetic
 from openhorizon.train.reinforcement import reinforce
 from openhorizon.train.resume import Resume, Weights
 from openhorizon.train.router import Router
@@ -121,6 +123,28 @@ def distillation_full(log: Log) -> torch.nn.Module:
     return distillation(log, support_loss="full", aggregation="dn_sigma", routing="mixture", on_policy=0.5)
 
 
+def merging(log: Log) -> torch.nn.Module:
+    start = model(0)
+    others = {"a": model(3).model, "b": model(4).model}
+    start.model.load_state_dict(task_arithmetic(duplicate(start.model), others, 0.3))
+    return start.model
+
+
+def pieces(log: Log, machine: Any = MACHINE) -> torch.nn.Module:
+    """How many numbers this process holds, of layers and of what is whole everywhere."""
+    start = model(0, machine=machine)
+    held = {True: 0, False: 0}
+    for parameter in start.model.parameters():
+        piece = isinstance(parameter, DTensor)
+        held[piece] += (parameter.to_local() if piece else parameter).numel()
+    log.rows.append({"pieces": held[True], "wholes": held[False]})
+    return start.model
+
+
+def pieces_spread(log: Log) -> torch.nn.Module:
+    return pieces(log, SPREAD)
+
+
 def saved(log: StoppingLog, where: Path) -> torch.nn.Module:
     """Best state, model and optimizer are saved at every step."""
     start = model(0)
@@ -177,7 +201,8 @@ def run(job: Callable[..., torch.nn.Module], size: int, out: str, folder: Path, 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    for job in (sft, sft_qwen, sft_spread, grpo, grpo_spread, distillation, distillation_full):
+    trained = (sft, sft_qwen, sft_spread, grpo, grpo_spread, distillation, distillation_full)
+    for job in (*trained, merging, pieces, pieces_spread):
         for size in (1, 2):
             run(job, size, job.__name__, folder)
     for first, then in ((1, 2), (2, 1)):
@@ -186,6 +211,10 @@ def main() -> None:
         run(lambda log, where=where: saved(log, where), then, f"from{first}", folder)
         run(lambda log, where=where: best(log, where), first, "kept", folder)
     run(lambda log: model(0).model, 1, "start", folder)
+    for job in trained:
+        one, two = (json.loads((folder / f"{job.__name__}.{size}.json").read_text()) for size in (1, 2))
+        differ = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(one, two, strict=True))
+        print(f"{job.__name__:20}{len(one):3} updates or iterations, losses differ by {differ:.1e} at most")
 
 
 PORT = 0

@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor
 from transformers.distributed.expert_parallel import apply_expert_parallelism
 
 from openhorizon.world import World
@@ -58,7 +57,7 @@ def together(module: Any) -> Iterator[None]:
 
 def apart(model: nn.Module) -> list[nn.Module]:
     """The layers' experts that lie in different processes."""
-    return [module for _, module in _mixtures(model) if isinstance(module.gate_up_proj, DTensor)]
+    return [module for _, module in _mixtures(model) if module._is_expert_parallel]
 
 
 def _mixtures(model: nn.Module) -> list[tuple[str, Any]]:

@@ -187,8 +187,8 @@ def free_memory(device: str) -> dict[str, int]:
 def place(model: PreTrainedModel, machine: MachineConfig) -> None:
     """Put ``model`` where and how the machine block says, in place, ready for inference."""
     torch.nn.Module.to(model, machine.device).eval()
-    whole_layers = machine.experts != "auto" or not machine.expert_parallel
-    _say(f"experts: {choose_experts(model, machine.experts if whole_layers else 'grouped_mm')}")
+    apart = machine.expert_parallel and machine.experts == "auto"  # MegaBlocks takes whole layers alone
+    _say(f"experts: {choose_experts(model, 'grouped_mm' if apart else machine.experts)}")
     if machine.checkpointing:  # in training mode alone
         model.activation_checkpointing_enable()
     shard(model, machine.expert_parallel)
