@@ -29,7 +29,7 @@ def run(stage: str, target: str | None, processes: int, joining: Sequence[str] |
         ValueError: an argument names a variable that is not set.
     """
     command = ["-m", "openhorizon", "stage", stage, *(["--target", target] if target else [])]
-    how = ["--standalone"] if joining is None else [filled(argument) for argument in joining]
+    how = ["--standalone", "--local-addr=127.0.0.1"] if joining is None else [filled(argument) for argument in joining]
     if joining is None and sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing of it leaves this machine
     logging.disable(logging.CRITICAL)  # torchrun's own account of a failure, which is told below
