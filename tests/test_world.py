@@ -154,6 +154,9 @@ def test_arguments_may_name_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert launch.filled("--rdzv-endpoint=$HEAD:29500") == "--rdzv-endpoint=node7:29500"
     with pytest.raises(ValueError, match=r"machines\.\*\.torchrun: '--nnodes=\$NOWHERE' names a variable that is not"):
         launch.filled("--nnodes=$NOWHERE")
+    assert launch.options(["--nnodes=2", "-m", "openhorizon"]).nnodes == "2"
+    with pytest.raises(ValueError, match=r"machines\.\*\.torchrun: .*--node-rank"):
+        launch.options(["--node-rank=first", "-m", "openhorizon"])
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +170,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(root: Path, *stage: str) -> subprocess.Popen[str]:
+    (root / "tmp").mkdir(exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(root / "src"), "OPENHORIZON_PARENT_RUN": "untracked"}
+    environment["TMPDIR"] = str(root / "tmp")
     command = [sys.executable, "-m", "openhorizon", "stage", *stage]
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=root, env=environment, text=True, **streams)
@@ -201,4 +206,5 @@ def test_a_killed_process_ends_the_stage_which_then_goes_on(project: Path) -> No
     assert said.count("goes on behind step") == 1 and said.count("base: starting") == 1
     curves = [json.loads(line) for line in (project / "artifacts/base/curves.jsonl").read_text().splitlines()]
     assert [point["step"] for point in curves] == list(range(6))
+    assert not list((project / "tmp").iterdir())
     assert not list((project / "artifacts").glob(".base.*")) and not (project / ".openhorizon/resume/base").exists()

@@ -6,17 +6,22 @@ said is one line, of the one that was first. The stage's next run goes on from w
 
 from __future__ import annotations
 
+import argparse
+import io
 import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from typing import Any
 
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.multiprocessing.errors.handlers import get_error_handler
+from torch.distributed.elastic.rendezvous import RendezvousError
 
 USER_ERROR = 2  # as of the command line
 
@@ -26,7 +31,7 @@ def run(stage: str, target: str | None, processes: int, joining: Sequence[str] |
     the environment's variables in them.
 
     Raises:
-        ValueError: an argument names a variable that is not set.
+        ValueError: an argument names a variable that is not set or is none of torchrun's, or no machine was found.
     """
     command = ["-m", "openhorizon", "stage", stage, *(["--target", target] if target else [])]
     how = ["--standalone", "--local-addr=127.0.0.1"] if joining is None else [filled(argument) for argument in joining]
@@ -34,14 +39,27 @@ def run(stage: str, target: str | None, processes: int, joining: Sequence[str] |
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing of it leaves this machine
     logging.disable(logging.CRITICAL)  # torchrun's own account of a failure, which is told below
     try:
-        torchrun.run(torchrun.parse_args([*how, f"--nproc-per-node={processes}", *command]))
+        with tempfile.TemporaryDirectory() as folder:  # of what failed; torchrun leaves its own behind
+            torchrun.run(options([*how, f"--nproc-per-node={processes}", f"--log-dir={folder}", *command]))
     except SignalException as received:
         if received.sigval == signal.SIGINT:
             raise KeyboardInterrupt from received
         return 128 + int(received.sigval)
     except ChildFailedError as error:
         return told(stage, error)
+    except RendezvousError as error:
+        raise ValueError(f"machines.*.torchrun: the machines did not find each other: {error}") from error
     return 0
+
+
+def options(arguments: Sequence[str]) -> argparse.Namespace:
+    """What torchrun makes of them. Raises ``ValueError`` where it does not take one."""
+    try:
+        with redirect_stderr(io.StringIO()) as said:
+            found: argparse.Namespace = torchrun.parse_args(list(arguments))
+    except SystemExit as error:
+        raise ValueError(f"machines.*.torchrun: {said.getvalue().strip().splitlines()[-1]}") from error
+    return found
 
 
 def report_errors() -> None:
