@@ -53,7 +53,9 @@ T = TypeVar("T")
 
 
 class StageLog:
-    """A stage's progress, curves and record. A context manager: the run ends as FINISHED, FAILED or KILLED."""
+    """A stage's progress, curves and record. A context manager: the run ends as FINISHED, FAILED or KILLED.
+
+    Of several processes that train together the first alone has one that says and records anything."""
 
     def __init__(self, config: Config, stage: str, target: str | None = None, root: Path = Path()) -> None:
         self.name = f"{stage}@{target}" if target else stage
@@ -61,6 +63,7 @@ class StageLog:
         self.params = parameters(config, stage, target)
         self.curves: list[dict[str, float]] = []
         self._tokens = 0
+        self._speaks = artifacts.is_first()
         self._began = time.monotonic()
         self._dvc_stage = os.environ.get("DVC_STAGE", self.name)  # as dvc.yaml calls it
         self._parent = os.environ.get(PARENT_VARIABLE, "")
@@ -68,6 +71,8 @@ class StageLog:
         self._record = root / RECORDS / f"{self.name}.{os.getpid()}.jsonl"
 
     def __enter__(self) -> StageLog:
+        if not self._speaks:
+            return self
         self._shown.__enter__()
         self._record.parent.mkdir(parents=True, exist_ok=True)
         self._append(
@@ -78,6 +83,8 @@ class StageLog:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._speaks:
+            return
         if kind is None:
             artifacts.write_json(self.root / TIMINGS / f"{self.name}.json", {"stage": self.name, **self.summary()})
         with suppress(OSError):  # a full disk has been said already, or will be
@@ -99,11 +106,13 @@ class StageLog:
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Where the stage is; call it as often as you like."""
-        self._shown.update(done, total, note)
+        if self._speaks:
+            self._shown.update(done, total, note)
 
     def at(self, where: str) -> None:
         """What the stage does next, for work without a count."""
-        self._shown.at(where)
+        if self._speaks:
+            self._shown.at(where)
 
     def tokens(self, count: int) -> None:
         """Add to the tokens trained on or generated."""
@@ -133,6 +142,8 @@ class StageLog:
         return {"seconds": seconds, "tokens": self._tokens, "peak_rss_mb": round(peak_rss_mb(), 1)}
 
     def _append(self, event: Mapping[str, Any]) -> None:
+        if not self._speaks:
+            return
         with self._record.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
