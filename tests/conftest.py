@@ -114,6 +114,10 @@ def count_domain() -> CountDomain:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
+    return count_tokenizer()
+
+
+def count_tokenizer() -> PreTrainedTokenizerFast:
     texts = [
         f'count from {i} <tool_call>{{"name": "step", "arguments": {{"from": {i}}}}}</tool_call>' for i in range(99)
     ]

@@ -1,4 +1,4 @@
-"""The fault suite's short form (tests/chaos.py): one cheap stage, through its real flow, killed at random moments.
+"""The fault suite's short form (tests/chaos.py): one cheap stage, by DVC alone and through its flow, killed at random.
 
 The long form, of all stages, is ``make chaos``.
 """
@@ -14,7 +14,8 @@ import pytest
 import tiny_project
 
 STAGE = "generate@tool_calling"
-COMMAND = [sys.executable, "-m", "flows.generate", "tool_calling"]
+DVC = [sys.executable, "-m", "openhorizon.process", "--wait-for-lock", "repro", "--single-item", STAGE]
+FLOW = [sys.executable, "-m", "flows.generate", "tool_calling"]
 
 pytestmark = pytest.mark.slow
 
@@ -23,16 +24,16 @@ pytestmark = pytest.mark.slow
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the stage was run once in peace."""
     root = tiny_project.make(tmp_path_factory.mktemp("chaos"), domains=("tool_calling",))
-    chaos.reproduce(root, root.parent / "chaos.log", COMMAND)
+    chaos.reproduce(root, root.parent / "chaos.log", DVC)
     return root
 
 
-@pytest.mark.parametrize("victim", ["stage", "flow"])
-def test_after_a_kill_the_next_run_makes_the_same(project: Path, victim: str) -> None:
+@pytest.mark.parametrize(("victim", "command"), [("stage", DVC), ("dvc", DVC), ("flow", FLOW)])
+def test_after_a_kill_the_next_run_makes_the_same(project: Path, victim: str, command: list[str]) -> None:
     seed = random.randrange(10**6)  # another moment every time
     log = project.parent / "chaos.log"
     try:
-        chaos.fault(project, victim, STAGE, 1.5, random.Random(seed), log, COMMAND)
+        chaos.fault(project, victim, STAGE, 1.5, random.Random(seed), log, command)
     except chaos.Wrong as wrong:
         pytest.fail(f"seed {seed}: {wrong}\n{log.read_text()[-3000:]}")
 

@@ -14,16 +14,18 @@ GROUND = {"artifacts", "config", "seeds", "sandbox", "unfinished"}  # what anyth
 BELOW = {  # a package or module → what of openhorizon it may import besides the ground and itself
     "artifacts": set(),
     "unfinished": {"pipeline"},
-    "lineage": {"pipeline"},
+    "lineage": {"pipeline", "world"},
+    "world": set(),
+    "launch": set(),
     "seeds": set(),
     "sandbox": set(),
     "config": {"domains"},  # the names of the registry
     "domains": set(),
     "losses": set(),
     "agent": {"domains"},
-    "model": {"agent", "domains"},
+    "model": {"agent", "domains", "world"},
     "kag": {"agent", "domains", "model", "losses"},
-    "train": {"agent", "domains", "model", "losses", "tracking"},  # tracking: the type of the log
+    "train": {"agent", "domains", "model", "losses", "tracking", "world"},  # tracking: the type of the log
     "bench": {"agent", "domains", "model", "losses"},
     "report": {"agent", "domains", "bench"},
     "study": {"bench", "pipeline", "profiles", "report"},
@@ -31,7 +33,8 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "process": set(),
     "profiles": set(),
     "pipeline": set(),
-    "tracking": {"pipeline", "progress"},
+    "traces": {"agent", "domains"},
+    "tracking": {"agent", "pipeline", "progress", "traces"},
     "stages": {
         *("agent", "bench", "benchmarking", "domains", "kag", "lineage", "losses", "model", "pipeline", "report"),
         *("tracking", "train"),
@@ -61,6 +64,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
         "forecast",
         "inspecting",
         "kag",
+        "launch",
         "lineage",
         "model",
         "pipeline",
@@ -72,6 +76,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
         "serve",
         "study",
         "tracking",
+        "world",
     },
     "__main__": {"cli"},
 }

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import CountDomain
 
 from openhorizon import config, tracking
+from openhorizon.agent.render import write_action
+from openhorizon.agent.trajectory import Status, Trajectory, Turn, write_trajectories
+from openhorizon.artifacts import write_json
 from openhorizon.config import Config
+from openhorizon.domains.base import Call, Verdict
 from openhorizon.progress import SILENCE_S, Progress, duration
 from openhorizon.tracking import DATABASE, EXPERIMENT, PARENT_VARIABLE, RECORDS, StageLog, reproduction, success
 
@@ -81,13 +88,19 @@ def test_a_reproduction_has_a_run_a_stage_below_its_own(
 
 
 def test_plain_dvc_repro_puts_its_stages_below_one_run(project: Path, settings: Config) -> None:
+    """Also the record of one that was killed: the next stage carries it."""
+    killed = project / RECORDS / "distill.4194304.jsonl"  # of a process that is not there
+    killed.parent.mkdir(parents=True)
+    killed.write_text('{"start": "distill", "stage": "distill", "parent": "", "params": {}, "at": 1}\n')
+    killed.with_name("base.4194304.jsonl").write_text('{"sta')
     for stage in ("base", "sft"):
         with StageLog(settings, stage, None, project) as log:
             log.metrics(0, loss=2.0)
     found = runs(project)
-    assert {found[stage].data.tags["mlflow.parentRunId"] for stage in ("base", "sft")} == {
+    assert {found[stage].data.tags["mlflow.parentRunId"] for stage in ("base", "sft", "distill")} == {
         found["dvc repro"].info.run_id
     }
+    assert found["distill"].info.status == "KILLED" and list((project / RECORDS).iterdir()) == []
 
 
 def test_the_record_of_a_killed_stage_is_taken_up(
@@ -245,3 +258,45 @@ def test_success_weighs_horizons_by_their_tasks() -> None:
     row = {"model": "sft", "domain": "search", "ci95": [0, 1], "seed": 0}
     rows = [row | {"horizon": h, "n": n, "success": s} for h, n, s in ((1, 10, 1.0), (8, 30, 0.0), ("all", 40, 0.9))]
     assert success(rows) == {("sft", "search"): 0.25}
+
+
+def test_a_reproduction_keeps_episodes_as_traces(project: Path, settings: Config, count_domain: CountDomain) -> None:
+    """The first solved and the first unsolved of each domain, a span a turn and a call, the verdict; once a run."""
+    import mlflow
+
+    task = count_domain.propose(random.Random(3), "heldout", 2, 3)
+    assert task
+    begin = int(task.prompt.split()[-1])
+    turns = [Turn("prompt", task.prompt)]
+    for at in (begin, begin + 1):
+        turns.append(Turn("assistant", write_action(Call("step", {"from": at})), (5, 6), (-0.5, -1.5)))
+        turns.append(Turn("tool", f"now {at + 1}", (7,), (), (f"at{at + 1}",)))
+    turns.append(Turn("assistant", f"Answer: {begin + 2}", (5,), (-0.25,)))
+    solved = Trajectory(
+        task, tuple(turns), f"Answer: {begin + 2}", Status.SOLVED, Verdict(True, 1.0, "right", {"answer": True}), "p", 1
+    )
+    others = [replace(solved, task=replace(task, id=name), status=Status.FAILED) for name in ("wrong", "unshown")]
+    folder = project / "artifacts/evaluate/student"
+    folder.mkdir(parents=True)
+    write_trajectories(folder / "trajectories.parquet", [*others, solved])
+    samples = [{"task": task.id, "label": "solved"}, {"task": "wrong", "label": "not solved"}]
+    more = {"task": "unshown", "label": "not solved"}
+    write_json(project / "reports/results.json", {"rows": [], "samples": {"count": [*samples, more]}})
+    with reproduction(settings, project) as parent:
+        pass
+    tracking.Store(project).publish(parent)  # a second time, as of a report that was made again
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    assert experiment
+    found = mlflow.search_traces(locations=[experiment.experiment_id], run_id=parent, return_type="list")
+    by_task = {trace.info.tags["openhorizon.task"]: trace for trace in found}
+    assert len(found) == 2 and by_task.keys() == {task.id, "wrong"}
+    spans = by_task[task.id].data.spans
+    assert [(span.name, span.span_type) for span in spans] == [
+        (f"count {task.id}", "AGENT"),
+        *[("turn: step", "LLM"), ("step", "TOOL")] * 2,
+        ("turn: answer", "LLM"),
+    ]
+    assert spans[2].inputs == {"from": begin} and spans[2].outputs == f"now {begin + 1}"
+    assert spans[1].attributes["mean_logprob"] == -1.0 and spans[0].inputs == task.prompt
+    said = {it.name: (it.value, it.rationale) for it in by_task[task.id].info.assessments}
+    assert said == {"passed": (True, "right"), "score": (1.0, "right")}

@@ -24,6 +24,12 @@ from typing import Any
 
 ROOT = Path("artifacts")
 REPORTS = Path("reports")
+RANK_VARIABLE = "RANK"  # torchrun's: which of the processes that train together this is
+
+
+def is_first() -> bool:
+    """Whether this process writes: alone, or the first of several that train together."""
+    return os.environ.get(RANK_VARIABLE, "0") == "0"
 
 
 def stage_dir(stage: str, target: str | None = None) -> Path:
@@ -52,7 +58,12 @@ def checkpoint_dir(model: str) -> Path:
 
 @contextmanager
 def replace_dir(final: Path) -> Iterator[Path]:
-    """A folder to fill; it takes ``final``'s place only when the block ends without an error."""
+    """A folder to fill; it takes ``final``'s place only when the block ends without an error, and in the first of
+    several processes that train together."""
+    if not is_first():
+        with tempfile.TemporaryDirectory() as unused:
+            yield Path(unused)
+        return
     final.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:

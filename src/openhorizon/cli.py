@@ -17,15 +17,26 @@ import shutil
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 from openhorizon import lineage, pipeline, process, profiles, sandbox
-from openhorizon.artifacts import REPORTS, checkpoint_dir, read_json, require, stage_dir, write_json
+from openhorizon.artifacts import (
+    RANK_VARIABLE,
+    REPORTS,
+    checkpoint_dir,
+    is_first,
+    read_json,
+    require,
+    stage_dir,
+    write_json,
+)
 from openhorizon.config import PARAMS_FILE, STAGES, Config, load
 from openhorizon.progress import Progress
 from openhorizon.study import plan
 
+TRAINING = {"base", "sft", "teach", "distill", "baseline"}  # stages that may be spread over several processes
 USER_ERROR = 2
 DEBUG_VARIABLE = "OPENHORIZON_DEBUG"
 MLFLOW_PORT = 5000
@@ -38,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except KeyboardInterrupt:
-        print("openhorizon: interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
     except ModuleNotFoundError as error:
         if os.environ.get(DEBUG_VARIABLE) or (error.name or "").startswith("openhorizon"):
@@ -62,17 +73,25 @@ def run_stage(options: argparse.Namespace) -> int:
     process.exit_on_terminate()
     config = load()
     # Stages with a target run side by side; one thread each beats two threads that wait for one another.
-    process.limit_threads(1 if options.target and config.machine.stages > 1 else config.machine.threads)
+    threads = 1 if options.target and config.machine.stages > 1 else config.machine.threads
+    together = config.machine.processes if options.name in TRAINING else 1
+    process.limit_threads(max(threads // together, 1))
+    if (together > 1 or (config.machine.torchrun and options.name in TRAINING)) and RANK_VARIABLE not in os.environ:
+        from openhorizon import launch
+
+        return launch.run(options.name, options.target, together, config.machine.torchrun)
     if options.shard is not None:
         return _run_shard(config, options)
     from openhorizon.tracking import StageLog, publish
 
-    _remove_leftovers(stage_dir(options.name, options.target))
-    made_of = lineage.origin(options.name, options.target)
-    if made_of:
-        lineage.check(made_of)
+    made_of = None
+    if is_first():
+        _remove_leftovers(stage_dir(options.name, options.target))
+        made_of = lineage.origin(options.name, options.target)
+        if made_of:
+            lineage.check(made_of)
     try:
-        with StageLog(config, options.name, options.target) as log:
+        with _world(options.name, config), StageLog(config, options.name, options.target) as log:
             importlib.import_module(f"openhorizon.stages.{options.name}").run(config, options.target, log)
             if made_of:
                 lineage.record(made_of, config)
@@ -81,6 +100,18 @@ def run_stage(options: argparse.Namespace) -> int:
     finally:
         process.end_children()
     return 0
+
+
+def _world(stage: str, config: Config) -> AbstractContextManager[object]:
+    """What a stage's process is part of: of the processes that train together the first speaks."""
+    if stage not in TRAINING or RANK_VARIABLE not in os.environ:
+        return nullcontext()
+    from openhorizon import launch, world
+
+    launch.report_errors()
+    if not is_first():
+        process.silence()
+    return world.joined(config.machine.device)
 
 
 def _run_shard(config: Config, options: argparse.Namespace) -> int:
@@ -592,8 +623,17 @@ def _remove_leftovers(final: Path) -> None:
 
 
 def _refuse(message: str) -> int:
-    print(f"openhorizon: {message}", file=sys.stderr, flush=True)
+    _say(message)
     return USER_ERROR
+
+
+def _say(message: str) -> None:
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:  # one of several processes, for which their launcher speaks
+        from openhorizon import launch
+
+        launch.tell(message)
+    else:
+        print(f"openhorizon: {message}", file=sys.stderr, flush=True)
 
 
 def _os_error(error: OSError) -> str:

@@ -342,6 +342,9 @@ class MachineConfig:
     experts: Literal["auto", "eager", "grouped_mm", "batched_mm", "megablocks", "megablocks_dmoe"]
     checkpoint_s: float = 60.0  # between two saves of unfinished work, by which a killed stage goes on
     checkpoint_steps: int | None = None  # at most so many steps between two; null: time alone
+    processes: int = 1  # that train one model together on this machine, on CUDA with a GPU each (docs/scale-out.md)
+    torchrun: tuple[str, ...] | None = None  # arguments to join several machines; null: this one alone
+    expert_parallel: bool = False  # each process owns whole experts, and tokens travel to them
 
 
 @dataclass(frozen=True)
@@ -461,6 +464,14 @@ def _check(config: Config, where: str) -> None:
     _check_baselines(config.baselines, f"{where}:baselines")
     _check_flow(config.flow, f"{where}:flow")
     _check_benchmarks(config.benchmarks, config.domains, f"{where}:benchmarks")
+    for name, machine in config.machines.items():
+        if machine.processes < 1:
+            raise ValueError(f"{where}:machines.{name}.processes: {machine.processes} is less than 1")
+        if machine.expert_parallel and machine.experts.startswith("megablocks"):
+            raise ValueError(
+                f"{where}:machines.{name}.expert_parallel: {machine.experts} needs all experts of a layer in one "
+                "process; experts must be auto or grouped_mm"
+            )
     if config.router.replay and config.distill.on_policy < 1:
         raise ValueError(
             f"{where}:distill.on_policy: {config.distill.on_policy} is less than 1, and router.replay has the experts "

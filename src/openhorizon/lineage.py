@@ -32,6 +32,13 @@ from openhorizon.unfinished import Unfinished
 
 PROVENANCE = ROOT / "provenance"
 PACKAGES = ("torch", "transformers", "numpy", "safetensors", "tokenizers", "pyarrow")
+SPREAD: dict[str, Any] = {  # of a machine block: when work is saved, and how it is spread over processes
+    "checkpoint_s": 0.0,
+    "checkpoint_steps": None,
+    "processes": 1,
+    "torchrun": None,
+    "expert_parallel": False,
+}
 READ_TRIES, READ_WAIT_S = 20, 0.1  # at dvc.lock, which DVC writes in place
 
 
@@ -46,8 +53,9 @@ class Origin:
     outs: tuple[str, ...]
 
     def identity(self, config: Config) -> str:
-        """A hash of all that decides the result to the last bit: this, the machine block, the packages."""
-        machine = asdict(replace(config.machine, checkpoint_s=0.0, checkpoint_steps=None))
+        """A hash of all that decides the result to the last bit: this, the machine block, the packages. All but over
+        how many processes it is spread: what some have begun, others may go on with."""
+        machine = asdict(replace(config.machine, **SPREAD))
         decides = [self.stage, self.inputs, self.code, self.params, machine, packages(), platform.machine()]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -91,8 +99,11 @@ def check(found: Origin, root: Path = Path()) -> None:
 
 def unfinished(config: Config, stage: str, target: str | None = None) -> Unfinished | None:
     """Where a stage's unfinished work is saved; None where nothing says what decides its result."""
+    from openhorizon.world import World  # torch, which whoever has work to save has imported
+
     found = origin(stage, target)
-    return Unfinished(found.stage, found.identity(config)) if found else None
+    with World.here().first_alone():  # which removes what is of no use
+        return Unfinished(found.stage, found.identity(config)) if found else None
 
 
 def record(found: Origin, config: Config, root: Path = Path()) -> None:

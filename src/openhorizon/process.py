@@ -97,6 +97,13 @@ def exit_on_terminate() -> None:
     signal.signal(signal.SIGTERM, leave)
 
 
+def silence() -> None:
+    """Nothing that this process prints is seen; errors are."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
+
+
 def child_environment(**extra: str) -> dict[str, str]:
     """The environment of a child that must find this interpreter as ``python`` and print without buffering."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

@@ -28,8 +28,10 @@ from typing import Any, TypeVar
 import psutil
 
 from openhorizon import artifacts, pipeline
+from openhorizon.agent.trajectory import iter_trajectories
 from openhorizon.config import Config
 from openhorizon.progress import Progress
+from openhorizon.traces import Span, trace_of
 
 PARENT_VARIABLE = "OPENHORIZON_PARENT_RUN"  # set by the flow, which then carries the records
 DATABASE = "mlruns.db"
@@ -42,6 +44,7 @@ RECORDS = pipeline.STATE_FOLDER / "records"
 KEPT_RECORDS = "records"  # folder of a reproduction's run: what each model did on each held-out task
 BATCH = 1000  # points a write; MLflow takes no more
 PARAMS_BATCH = 100  # the same for parameters
+SPAN_NS = 1_000_000  # between two spans of a trace, whose order alone means something
 CARRY_S = 5.0  # between two writes of the flow
 RUN_SUFFIX = ".run"  # beside a record: the run that it is carried to, and how far it has been
 PARENT_SUFFIX = ".parent"  # named by its run, a reproduction that is not closed yet; its status, once it has one
@@ -50,7 +53,9 @@ T = TypeVar("T")
 
 
 class StageLog:
-    """A stage's progress, curves and record. A context manager: the run ends as FINISHED, FAILED or KILLED."""
+    """A stage's progress, curves and record. A context manager: the run ends as FINISHED, FAILED or KILLED.
+
+    Of several processes that train together the first alone has one that says and records anything."""
 
     def __init__(self, config: Config, stage: str, target: str | None = None, root: Path = Path()) -> None:
         self.name = f"{stage}@{target}" if target else stage
@@ -58,6 +63,7 @@ class StageLog:
         self.params = parameters(config, stage, target)
         self.curves: list[dict[str, float]] = []
         self._tokens = 0
+        self._speaks = artifacts.is_first()
         self._began = time.monotonic()
         self._dvc_stage = os.environ.get("DVC_STAGE", self.name)  # as dvc.yaml calls it
         self._parent = os.environ.get(PARENT_VARIABLE, "")
@@ -65,6 +71,8 @@ class StageLog:
         self._record = root / RECORDS / f"{self.name}.{os.getpid()}.jsonl"
 
     def __enter__(self) -> StageLog:
+        if not self._speaks:
+            return self
         self._shown.__enter__()
         self._record.parent.mkdir(parents=True, exist_ok=True)
         self._append(
@@ -75,6 +83,8 @@ class StageLog:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._speaks:
+            return
         if kind is None:
             artifacts.write_json(self.root / TIMINGS / f"{self.name}.json", {"stage": self.name, **self.summary()})
         with suppress(OSError):  # a full disk has been said already, or will be
@@ -96,11 +106,13 @@ class StageLog:
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Where the stage is; call it as often as you like."""
-        self._shown.update(done, total, note)
+        if self._speaks:
+            self._shown.update(done, total, note)
 
     def at(self, where: str) -> None:
         """What the stage does next, for work without a count."""
-        self._shown.at(where)
+        if self._speaks:
+            self._shown.at(where)
 
     def tokens(self, count: int) -> None:
         """Add to the tokens trained on or generated."""
@@ -130,6 +142,8 @@ class StageLog:
         return {"seconds": seconds, "tokens": self._tokens, "peak_rss_mb": round(peak_rss_mb(), 1)}
 
     def _append(self, event: Mapping[str, Any]) -> None:
+        if not self._speaks:
+            return
         with self._record.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
@@ -146,7 +160,7 @@ def reproduction(config: Config, root: Path) -> Iterator[str]:
 
     def carry_all(opened: Store, last: bool) -> bool:
         for record in sorted((root / RECORDS).glob("*.jsonl")):
-            opened.carry(record, last or not psutil.pid_exists(int(record.name.split(".")[-2])))
+            opened.carry(record, last or not psutil.pid_exists(_pid(record)))
         return True
 
     def carry() -> None:
@@ -175,6 +189,22 @@ def publish(root: Path) -> None:
     """Put the report on the run above a stage that plain ``dvc repro`` started; a flow does this at its end."""
     if not os.environ.get(PARENT_VARIABLE):
         tracked(lambda: Store(root).publish(None))
+
+
+def labels(samples: Iterable[Mapping[str, str]]) -> list[str]:
+    """Of the report's samples of a domain, each once."""
+    return list(dict.fromkeys(it["label"] for it in samples))
+
+
+def _begun(span: Span, at_ns: int, **more: Any) -> Any:
+    """MLflow's span of one of ours; it has ended but for its time."""
+    import mlflow
+
+    begun = mlflow.start_span_no_context(
+        span.name, span.kind, inputs=span.inputs, attributes=dict(span.attributes), start_time_ns=at_ns, **more
+    )
+    begun.set_outputs(span.outputs)
+    return begun
 
 
 def success(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
@@ -244,7 +274,8 @@ class Store:
             logging.getLogger(name).setLevel(logging.WARNING)
         self.root = root.resolve()
         self._carried: dict[Path, _Carried] = {}
-        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / DATABASE}")
+        self._uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / DATABASE}"
+        self._client = MlflowClient(self._uri)
         with self._locked():  # several processes that create the database at once break it
             found = self._client.get_experiment_by_name(EXPERIMENT)
             where = (self.root / "mlartifacts").as_uri()
@@ -295,6 +326,8 @@ class Store:
         events = [json.loads(line) for line in complete.splitlines()]
         if carried is None:
             if not events:
+                if ended:  # killed before it could say anything
+                    record.unlink()
                 return
             start = events[0]
             parent = start["parent"] if start["parent"] not in ("", UNTRACKED) else self._dvc_parent()
@@ -330,10 +363,14 @@ class Store:
         return carried
 
     def carry_alone(self, record: Path) -> None:
-        """``carry`` for a stage without a flow, with the hashes of what it read."""
+        """``carry`` for a stage without a flow, with the hashes of what it read; and for such stages that were killed
+        before they could."""
         self.carry(record)
         carried = self._carried[record]
         self._tag(carried.run_id, pipeline.recorded(self.root, {carried.stage}).get(carried.stage, {}))
+        for left in sorted((self.root / RECORDS).glob("*.jsonl")):
+            if not psutil.pid_exists(_pid(left)) and not _parent(left):
+                self.carry(left)
 
     def publish(self, parent: str | None) -> None:
         """Put the report's figures and page on a reproduction's run, where the MLflow UI compares them."""
@@ -344,6 +381,32 @@ class Store:
         self._client.log_artifacts(parent, str(self.root / artifacts.REPORTS), artifacts.REPORTS.name)
         for path in sorted((self.root / artifacts.stage_dir("evaluate")).glob("*/records.parquet")):
             self._client.log_artifact(parent, str(path), f"{KEPT_RECORDS}/{path.parent.name}")
+        self._trace(parent)
+
+    def _trace(self, parent: str) -> None:
+        """The first solved and the first unsolved of the episodes that the report shows of each domain, as traces of
+        the reproduction's run; once a run."""
+        import mlflow
+        from mlflow.entities import AssessmentSource
+
+        shown = artifacts.read_json(self.root / RESULTS).get("samples", {})
+        wanted = {next(it["task"] for it in of if it["label"] == name) for of in shown.values() for name in labels(of)}
+        path = self.root / artifacts.stage_dir("evaluate", "student") / "trajectories.parquet"
+        os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"  # its queue drops traces silently when it is full
+        mlflow.set_tracking_uri(self._uri)
+        once = {"locations": [self._experiment], "run_id": parent, "max_results": 1, "return_type": "list"}
+        if not wanted or not path.is_file() or mlflow.search_traces(**once):
+            return
+        source = AssessmentSource(source_type="CODE", source_id="verifier")
+        for found in (it for it in iter_trajectories(path) if it.task.id in wanted):
+            trace, began = trace_of(found, "student"), time.time_ns()
+            kept = {"mlflow.sourceRun": parent}
+            root = _begun(trace.episode, began, experiment_id=self._experiment, metadata=kept, tags=dict(trace.tags))
+            for i, step in enumerate(trace.steps):
+                _begun(step, began + i * SPAN_NS, parent_span=root).end(end_time_ns=began + (i + 1) * SPAN_NS)
+            root.end(end_time_ns=began + (len(trace.steps) + 1) * SPAN_NS)
+            for name, (value, why) in trace.verdict.items():
+                mlflow.log_feedback(trace_id=root.trace_id, name=name, value=value, rationale=why, source=source)
 
     def records(self, run_id: str, model: str, folder: Path) -> Path:
         """The records of an evaluated model that a reproduction's run keeps, as a file in ``folder``.
@@ -415,6 +478,18 @@ def _status(kind: type[BaseException] | None) -> str:
     if kind is None:
         return "FINISHED"
     return "FAILED" if issubclass(kind, Exception) else "KILLED"
+
+
+def _pid(record: Path) -> int:
+    """Of the process that writes it."""
+    return int(record.name.split(".")[-2])
+
+
+def _parent(record: Path) -> str | None:
+    """The run above a record's, as its stage was told; None where it was killed before it could say so."""
+    with record.open(encoding="utf-8") as file:
+        first = file.readline()
+    return str(json.loads(first)["parent"]) if first.endswith("\n") else None
 
 
 def _name(text: str) -> str:

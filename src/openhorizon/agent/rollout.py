@@ -172,6 +172,7 @@ def rollout(
     seed: int | Sequence[int],
     progress: Callable[[int, int], None] = lambda done, total: None,
     max_turns: int | None = None,
+    chosen: Sequence[int] | None = None,
 ) -> list[Trajectory]:
     """One trajectory a task, in the order of ``tasks``; the same task twice gives two independent samples. An episode's
     seed depends on its task and on how often that came before, not on what else is rolled out; ``seed`` is one for all
@@ -182,12 +183,14 @@ def rollout(
 
     ABORTED episodes are tried again, ABORT_TRIES times in all, each with a seed of its own; what still fails comes
     back as ABORTED, for the caller to count. ``max_turns`` is the most that an episode may have, whatever its budget.
+    With ``chosen``, only the tasks at these places are played, as they would be among all.
 
     Raises:
         ValueError: a prompt does not fit the context budget.
     """
     finished: dict[int, Trajectory] = {}
-    waiting = list(range(len(tasks)))
+    chosen = range(len(tasks)) if chosen is None else chosen
+    waiting = list(chosen)
     nth, seen = list[int](), Counter[str]()
     for task in tasks:
         nth.append(seen[task.id])
@@ -218,4 +221,4 @@ def rollout(
         waiting = [i for i in waiting if finished[i].status is Status.ABORTED]
         if not waiting:
             break
-    return [finished[i] for i in range(len(tasks))]
+    return [finished[i] for i in chosen]

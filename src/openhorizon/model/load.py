@@ -30,7 +30,9 @@ from openhorizon.config import MachineConfig, ModelConfig
 from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.induction import start_with_induction
 from openhorizon.model.moe import choose_experts
+from openhorizon.model.sharding import gathered_on_first, shard
 from openhorizon.model.shards import read_weights, weights_hash
+from openhorizon.world import World
 
 hf_logging.set_verbosity_error()  # the reference convolution is what runs on CPU; it need not be said at every load
 hf_logging.disable_progress_bar()  # the stage has its own
@@ -193,9 +195,11 @@ def free_memory(device: str) -> dict[str, int]:
 def place(model: PreTrainedModel, machine: MachineConfig) -> None:
     """Put ``model`` where and how the machine block says, in place, ready for inference."""
     torch.nn.Module.to(model, machine.device).eval()
-    _say(f"experts: {choose_experts(model, machine.experts)}")
+    apart = machine.expert_parallel and machine.experts == "auto"  # MegaBlocks takes whole layers alone
+    _say(f"experts: {choose_experts(model, 'grouped_mm' if apart else machine.experts)}")
     if machine.checkpointing:  # in training mode alone
         model.activation_checkpointing_enable()
+    shard(model, machine.expert_parallel)
 
 
 def load_teacher(path: Path, domain: str, machine: MachineConfig) -> Teacher:
@@ -206,10 +210,14 @@ def load_teacher(path: Path, domain: str, machine: MachineConfig) -> Teacher:
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write weights (safetensors), config and tokenizer into ``folder``."""
-    with full_disk_is_an_os_error(folder):
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    """Write weights (safetensors), config and tokenizer into ``folder``. All processes that train it must ask; the
+    first writes."""
+    world = World.here()
+    weights = gathered_on_first(model.state_dict()) if world.size > 1 else None
+    if world.first:
+        with full_disk_is_an_os_error(folder):
+            model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
 
 
 @contextmanager

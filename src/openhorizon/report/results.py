@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from openhorizon.agent.trajectory import Trajectory
+from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.bench.base import Record
 from openhorizon.bench.heldout import MACRO, TEACHERS, Comparison, Row, compare, episodes, rows
 from openhorizon.config import Config
 from openhorizon.report.claims import Claim
 from openhorizon.report.figures import Figure
+from openhorizon.seeds import rng
 
+SAMPLES = 2  # of each outcome and domain
 _NAMES = {"base": "base", "sft": "SFT", "student": "student"}
 
 
@@ -34,6 +36,14 @@ class Run:
     benchmarks: Sequence[Mapping[str, Any]] = ()
     claims: Sequence[Claim] = ()  # of studies, whatever run they stood beside
     claim_figures: Mapping[str, Figure] = field(default_factory=dict)  # by the name that claims have for them
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An episode to show, with the outcome it stands for."""
+
+    trajectory: Trajectory
+    label: str
 
 
 @dataclass(frozen=True)
@@ -97,9 +107,24 @@ def results(run: Run) -> dict[str, Any]:
             {"stage": name} | {key: run.timings.get(name, empty).get(key) for key in empty}
             for name in stages(run.config)
         ],
+        "samples": {
+            name: [{"task": it.trajectory.task.id, "label": it.label} for it in samples(run, name)]
+            for name in run.config.domains
+        },
         "benchmarks": [dict(found) for found in run.benchmarks],
         "decontamination": {name: run.generate[name].get("decontamination", {}) for name in run.config.domains},
     }
+
+
+def samples(run: Run, domain: str) -> list[Sample]:
+    """Solved and unsolved episodes of the student, drawn by the seed: nobody chose the good ones."""
+    mine = [t for t in run.trajectories if t.task.domain == domain]
+    draw_from, chosen = rng(run.config.seed, "report", domain), []
+    for name, wanted in (("solved", (Status.SOLVED,)), ("not solved", (Status.FAILED, Status.TRUNCATED))):
+        found = [t for t in mine if t.status in wanted]
+        picked = draw_from.sample(found, min(SAMPLES, len(found)))
+        chosen += [Sample(t, name) for t in sorted(picked, key=lambda t: (t.task.horizon, t.task.id))]
+    return chosen
 
 
 def verdicts(

@@ -8,7 +8,6 @@ best so far, and ends early where that success collapses. Held-out tasks choose 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from openhorizon.agent.compaction import render_contexts
-from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory, read_tasks, read_trajectories
 from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_json
 from openhorizon.config import Config
@@ -25,7 +23,9 @@ from openhorizon.domains.base import Task
 from openhorizon.lineage import unfinished
 from openhorizon.model.load import load_checkpoint, save_checkpoint
 from openhorizon.model.sampler import LocalPolicy, local_policy
+from openhorizon.model.sharding import duplicate
 from openhorizon.seeds import derive
+from openhorizon.train.episodes import rollout
 from openhorizon.train.kept import Kept
 from openhorizon.train.reinforcement import chosen_prompts, reinforce
 from openhorizon.train.resume import Resume, Weights
@@ -148,7 +148,7 @@ def _reinforced(
     figures: dict[str, float] = {"prompts": len(chosen)}
     if chosen:
         figures["expected_reuse"] = expected_reuse(iterations, grpo.prompts, grpo.group, len(chosen))
-        reference = copy.deepcopy(policy.checkpoint.model).requires_grad_(False)
+        reference = duplicate(policy.checkpoint.model).requires_grad_(False)
         figures |= reinforce(
             policy, reference, DOMAINS, chosen, config.budget, grpo, phase.advantage, seed, config.machine, log,
             config.router, lambda iteration: kept.offer(f"{phase.name}_{iteration}"), first_step, saved=saved,

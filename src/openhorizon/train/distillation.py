@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.config import BudgetConfig, DistillConfig, MachineConfig, RouterConfig
 from openhorizon.domains.base import Domain, Task
@@ -27,13 +26,15 @@ from openhorizon.losses.reduce import Ratios
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
 from openhorizon.train.compute import Meter, tokens_of
+from openhorizon.train.episodes import rollout
 from openhorizon.train.experts import UNTOUCHED, Experts
 from openhorizon.train.objectives import AGGREGATIONS, token_losses, wanted
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import (
-    micro_batches,
+    counted,
     output_layer,
     pack_trajectories,
+    passes,
     trained_tokens,
 )
 from openhorizon.train.resume import Resume, Tensors
@@ -135,6 +136,7 @@ def distil(
             watch = Watch()
             chosen, said = [trajectories[i] for i in batch], [scores[i] for i in batch]
             step = optimizer.step(losses(model, chosen, said, config, machine, watch, experts, scales))
+            watch.share()
             for key, value in (step | watch.figures()).items():
                 totals.setdefault(key, []).append(value)
         clock.lap("update")
@@ -198,7 +200,7 @@ def losses(
     scales: Mapping[str, float] | None = None,
 ) -> Iterator[torch.Tensor]:
     """The objective as the aggregation weighs its tokens, times their domain's scale (and the routers' auxiliary
-    losses), in parts that add up to it: one micro-batch's graph at a time."""
+    losses), in parts that add up to it: one micro-batch's graph at a time. Each of several processes makes its own."""
     head, device = output_layer(model, machine), model.device
     experts = experts or Experts(model, UNTOUCHED)
     update_tokens = sum(len(trajectory.ids) for trajectory in trajectories)
@@ -208,7 +210,8 @@ def losses(
     weight_S = AGGREGATIONS[config.aggregation].weights(domain_S, tokens_S).to(device)
     if scales:
         weight_S = weight_S * torch.tensor([scales[t.task.domain] for t in trajectories], device=device)
-    for part in micro_batches(trajectories, machine.micro_tokens):
+    for turn in passes(trajectories, machine.micro_tokens):
+        part = turn.samples
         packed = pack_trajectories(model, [trajectories[i] for i in part], machine)
         sample_N = torch.tensor(part)[packed.sample_RT[packed.train_RT]]
         order = torch.unique_consecutive(sample_N).tolist()  # samples are contiguous in a row
@@ -216,11 +219,13 @@ def losses(
         said = [scores[i] for i in order]
         domain_N = domain_S[sample_N].to(device)
         with experts.replayed(packed, [trajectories[i] for i in part]):
-            hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens)
-            if hidden_NH.requires_grad:
+            hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens, turn.counts)
+            if hidden_NH.requires_grad and turn.counts:
                 hidden_NH.register_hook(partial(watch.gradient, index_N=domain_N, labels=names))
             loss_N, rho_N, entropy_N = token_losses(head, hidden_NH, model.config.vocab_size, written_N, said, config)
-            yield (loss_N * weight_S[sample_N.to(device)]).sum() + auxiliary
+            yield counted((loss_N * weight_S[sample_N.to(device)]).sum() + auxiliary, turn)
+        if not turn.counts:
+            continue
         mass_N = 1 - torch.cat([scores[i].tail_mass_N for i in order]).to(device)
         watched = {"loss": loss_N.detach(), "rho": rho_N, "teacher_mass": mass_N}
         watch.add(watched | {"entropy": entropy_N}, domain_N, names)

@@ -26,6 +26,7 @@ from openhorizon.losses.balance import load_balance, router_z, shares
 from openhorizon.model.routing import UNKNOWN, probabilities, recording, replaying, routers
 from openhorizon.train.packing import Pack, packed_hidden
 from openhorizon.train.resume import State
+from openhorizon.world import World
 
 DEAD_SHARE = 0.01  # of an even share
 LOOKS = 50  # at the health of a stage that has many updates
@@ -52,11 +53,11 @@ class Experts:
             yield
 
     def hidden(
-        self, packed: Pack, machine: MachineConfig, update_tokens: int
+        self, packed: Pack, machine: MachineConfig, update_tokens: int, counts: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor | float]:
         """``packed_hidden`` and the auxiliary loss to add to the micro-batch's own, weighted by its share of the
         update's real tokens: the z loss adds up to that of the update at once, the load-balancing loss to the mean over
-        micro-batches, each balanced by itself."""
+        micro-batches, each balanced by itself. Of a pass that does not count, health sees nothing."""
         if not self.layers:
             return packed_hidden(self.model, packed, machine), 0.0
         with recording(self.model) as seen:
@@ -68,19 +69,23 @@ class Experts:
             logits_LNE = seen.logits_LNE()[:, real_N]
             probabilities_LNE = probabilities(self.model, logits_LNE)
             balance_L, z_L = load_balance(probabilities_LNE, chosen_LNK), router_z(logits_LNE)
-        self._watch(probabilities_LNE.detach(), chosen_LNK, z_L.detach())
+        if counts:
+            self._watch(probabilities_LNE.detach(), chosen_LNK, z_L.detach())
         if not wanted:
             return hidden_NH, 0.0
         loss = self.config.balance * balance_L.sum() + self.config.z * z_L.sum()
         return hidden_NH, loss * (packed.tokens / update_tokens)
 
     def state(self) -> State:
-        """What was seen since the last look."""
-        return State(self._sums, self._seen)
+        """What was seen since the last look, in all processes."""
+        seen, sums = self._all_seen()
+        return State(sums, seen)
 
     def take_up(self, state: State) -> None:
         self._seen, device = state.values, next(self.model.parameters()).device
         self._sums = {name: total.to(device) for name, total in state.tensors.items()}
+        if not World.here().first:  # what all have seen counts once
+            self._seen, self._sums = 0, {}
 
     def due(self, step: int, steps: int) -> bool:
         """Whether to look at the health behind this of so many updates."""
@@ -88,9 +93,10 @@ class Experts:
 
     def health(self) -> tuple[dict[str, float], dict[str, float]]:
         """Since the last look: curves by layer (five a layer), and each figure's worst layer."""
-        if not self._seen:
+        seen, sums = self._all_seen()
+        if not seen:
             return {}, {}
-        means = {name: total / self._seen for name, total in self._sums.items()}
+        means = {name: total / seen for name, total in sums.items()}
         self._seen, self._sums = 0, {}
         experts = means["shares"].shape[1]
         found = {
@@ -107,6 +113,16 @@ class Experts:
             for layer, value in zip(self.layers, by_layer, strict=True)
         }
         return curves, {f"router_{name}": worst(values[name]) for name, worst in WORST.items()}
+
+    def _all_seen(self) -> tuple[int, dict[str, torch.Tensor]]:
+        """Tokens and sums of all processes."""
+        world = World.here()
+        if world.size == 1:
+            return self._seen, self._sums
+        found = world.gather((self._seen, {name: total.cpu() for name, total in self._sums.items()}))
+        names = dict.fromkeys(name for _, sums in found for name in sums)
+        whole = {name: torch.stack([sums[name] for _, sums in found if name in sums]).sum(0) for name in names}
+        return sum(seen for seen, _ in found), whole
 
     @torch.no_grad()
     def _watch(self, probabilities_LNE: torch.Tensor, chosen_LNK: torch.Tensor, z_L: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from openhorizon.model.sharding import laid_out
 from openhorizon.train.resume import State
 
 
@@ -42,4 +43,5 @@ class Kept:
 
     def take_up(self, state: State) -> None:
         self.found, self.name, self._changes = state.values
-        self._state = dict(state.tensors)
+        own = self.model.state_dict()
+        self._state = {name: laid_out(tensor, own[name]) for name, tensor in state.tensors.items()}

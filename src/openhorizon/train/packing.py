@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.config import MachineConfig
 from openhorizon.model.attention import bounds
+from openhorizon.world import World
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,45 @@ def micro_batches(trajectories: Sequence[Trajectory], tokens: int) -> list[list[
         groups[-1].append(i)
         size += len(trajectory.ids)
     return groups
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass over these samples. It may not count, and be made so that others need not wait."""
+
+    samples: list[int]
+    counts: bool = True
+
+
+def passes(trajectories: Sequence[Trajectory], tokens: int) -> list[Pass]:
+    """This process's share of an update, in ``micro_batches``. All processes make as many passes, since they put the
+    layers together for each other; who has fewer makes some that do not count."""
+    world = World.here()
+    shares = [list(range(len(trajectories)))]
+    if world.size > 1:
+        shares = _dealt([len(trajectory.ids) for trajectory in trajectories], world.size)
+    every = [
+        [Pass([share[i] for i in part]) for part in micro_batches([trajectories[i] for i in share], tokens)]
+        for share in shares
+    ]
+    mine, most = every[world.rank], max(len(made) for made in every)
+    shortest = min(range(len(trajectories)), key=lambda i: len(trajectories[i].ids), default=0)
+    return mine + [Pass([shortest], counts=False)] * (most - len(mine))
+
+
+def _dealt(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Places dealt into ``size`` shares, long ones first, each to the share with the least so far; in order in each."""
+    shares, loads = [list[int]() for _ in range(size)], [0] * size
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        least = loads.index(min(loads))
+        shares[least].append(i)
+        loads[least] += lengths[i]
+    return [sorted(share) for share in shares]
+
+
+def counted(loss: torch.Tensor, part: Pass) -> torch.Tensor:
+    """The loss of a pass; 0, with all its gradients, where that does not count."""
+    return loss if part.counts else 0.0 * loss
 
 
 def trained_tokens(trajectory: Trajectory) -> int:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.config import BudgetConfig, GrpoConfig, MachineConfig, RouterConfig
 from openhorizon.domains.base import Domain, Task
@@ -19,19 +18,22 @@ from openhorizon.losses.grpo import grpo
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
 from openhorizon.train.compute import Meter, tokens_of
+from openhorizon.train.episodes import rollout
 from openhorizon.train.experts import UNTOUCHED, Experts
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import (
-    micro_batches,
+    counted,
     output_layer,
     pack_trajectories,
     packed_hidden,
+    passes,
     trained_tokens,
 )
 from openhorizon.train.resume import Resume, Weights
 from openhorizon.train.samples import in_turn, minibatches
 from openhorizon.train.teachers.phases import Advantage, Select, count_turns, outcome, turn_advantages
 from openhorizon.train.watch import rollout_figures, turn_of_tokens
+from openhorizon.world import World
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
@@ -223,13 +225,15 @@ def _update(
 
     model.train()
     totals: dict[str, list[float]] = {}
+    seen: list[tuple[int, list[float]]] = []  # of each pass: tokens, means over them
 
     def losses(batch: Sequence[int]) -> Iterator[torch.Tensor]:
         """Of one micro-batch at a time: a graph is freed before the next is built."""
         chosen = [trajectories[i] for i in batch]
         weights = token_weights([trained_tokens(t) for t in chosen], config.normalise)
         update_tokens = sum(len(t.ids) for t in chosen)
-        for part in micro_batches(chosen, micro_tokens):
+        for turn in passes(chosen, micro_tokens):
+            part = turn.samples
             packed = pack_trajectories(model, [chosen[i] for i in part], machine)
             targets_N = packed.ids_RT[packed.train_RT].to(model.device)
             sample_N = packed.sample_RT[packed.train_RT]
@@ -241,17 +245,27 @@ def _update(
                 (reference_N,) = by_chunks(output_layer(reference, machine), hidden_NH, vocabulary, said, targets_N)
             rows = (targets_N, old_N, reference_N, torch.cat(mine).to(model.device))
             with experts.replayed(packed, [chosen[i] for i in part]):
-                hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens)
+                hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens, turn.counts)
                 loss_N, *health = by_chunks(output_layer(model, machine), hidden_NH, vocabulary, clipped, *rows)
-                for name, values in zip(("clip_fraction", "kl", "entropy"), health, strict=True):
-                    totals.setdefault(name, []).append(values.mean().item())
+                seen.append((turn.counts * len(loss_N), [values.mean().item() for values in health]))
                 weight_S = torch.tensor([weights[i] for i in part], device=model.device)
-                yield (loss_N * weight_S[sample_N.to(model.device)]).sum() + auxiliary
+                yield counted((loss_N * weight_S[sample_N.to(model.device)]).sum() + auxiliary, turn)
 
     for batch in minibatches(trajectories, config.updates, seed):
-        for name, value in optimizer.step(losses(batch)).items():
+        update = optimizer.step(losses(batch))
+        for together in zip(*World.here().gather(seen), strict=True):  # passes side by side
+            for i, name in enumerate(("clip_fraction", "kl", "entropy")):
+                totals.setdefault(name, []).append(mean([(means[i], tokens) for tokens, means in together]))
+        seen.clear()
+        for name, value in update.items():
             totals.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in totals.items()}
+
+
+def mean(weighted: Sequence[tuple[float, int]]) -> float:
+    """Of (value, weight) with a weight."""
+    total = sum(weight for _, weight in weighted)
+    return sum(value * weight for value, weight in weighted if weight) / total if total else math.nan
 
 
 def token_weights(lengths: Sequence[int], normalise: str) -> list[float]:

@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 
 from openhorizon.config import MachineConfig
 from openhorizon.model.load import full_disk_is_an_os_error
+from openhorizon.model.sharding import gathered_on_first, laid_out
 from openhorizon.unfinished import Unfinished
+from openhorizon.world import World
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
@@ -117,18 +120,18 @@ class Resume:
         if not self._unfinished:
             return
         by_steps = self._every_steps is not None and self._steps >= self._every_steps
-        if by_steps or time.monotonic() - self._saved >= self._every_s:
+        if World.here().told(by_steps or time.monotonic() - self._saved >= self._every_s):
             self._save(self._unfinished)
             self._saved, self._steps = time.monotonic(), 0
 
     def remove(self) -> None:
         """The stage's artifact is in place."""
-        if self._unfinished:
+        if self._unfinished and World.here().first:
             self._unfinished.remove()
 
     def _save(self, unfinished: Unfinished) -> None:
         values, fresh, same = dict[str, Any](), dict[str, Callable[[Path], None]](), list[str]()
-        written = dict[str, int]()
+        written, world = dict[str, int](), World.here()
         for name, part in self._parts.items():
             state = part.state()
             values[name] = state.values
@@ -137,12 +140,12 @@ class Resume:
             if state.version is not None and self._written.get(name) == state.version:
                 same.append(name)
             else:
-                fresh[name] = partial(_write, state.tensors)
+                fresh[name] = partial(_write, gathered_on_first(state.tensors))
             if state.version is not None:
                 written[name] = state.version
         log = self._log.state() if self._log else None
         told = {"parts": values, "done": self._done, "scope": self._scope, "loop": self._loop or None, "log": log}
-        if unfinished.save(told, fresh, same):
+        if world.told(world.first and unfinished.save(told, fresh, same)):
             self._written = written
 
     def _take_up(self, parts: Mapping[str, Part]) -> None:
@@ -170,13 +173,15 @@ class Weights:
         seen, tensors = set[int](), dict[str, torch.Tensor]()
         for name, tensor in self.model.state_dict().items():
             if tensor.data_ptr() not in seen:
-                seen.add(tensor.data_ptr())
+                seen |= set() if isinstance(tensor, DTensor) else {tensor.data_ptr()}
                 tensors[name] = tensor
         return State(tensors, None, self.version)
 
     def take_up(self, state: State) -> None:
-        lacking, unknown = self.model.load_state_dict(state.tensors, strict=False)
-        assert not unknown and state.tensors.keys() | set(lacking) == self.model.state_dict().keys()
+        own = self.model.state_dict()
+        found = {name: laid_out(tensor, own[name]) for name, tensor in state.tensors.items()}
+        lacking, unknown = self.model.load_state_dict(found, strict=False)
+        assert not unknown and found.keys() | set(lacking) == own.keys()
 
 
 class Tensors:

@@ -9,7 +9,6 @@ The others are what hard routing is held against:
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.config import MachineConfig
 from openhorizon.model.load import Checkpoint, Teacher
+from openhorizon.model.sharding import duplicate
 from openhorizon.seeds import rng
 from openhorizon.train.compute import tokens_of
 from openhorizon.train.merging import mean_weights
@@ -92,7 +92,7 @@ def shuffled(teachers: Teachers, seed: int) -> Routes:
 def merged(teachers: Teachers, seed: int) -> Routes:
     """Each domain the same, with the mean of every weight (Wortsman et al. 2022, "Model soups", arXiv 2203.05482)."""
     first = next(iter(teachers.values()))
-    model = copy.deepcopy(first.model)
+    model = duplicate(first.model)
     model.load_state_dict(mean_weights({domain: teacher.model for domain, teacher in teachers.items()}))
     names = "+".join(teacher.hash for teacher in teachers.values())
     soup = replace(first, model=model.requires_grad_(False), hash=hashlib.sha256(names.encode()).hexdigest())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.config import MachineConfig
 from openhorizon.losses.chunked import CHUNK_LOGITS, by_chunks
-from openhorizon.train.packing import micro_batches, output_layer, pack_trajectories, packed_hidden
+from openhorizon.train.packing import output_layer, pack_trajectories, packed_hidden, passes
+from openhorizon.world import World
 
 Head = Callable[[torch.Tensor], torch.Tensor]  # hidden states (N, H) → logits (N, V)
 LEAST = 2  # tokens of a support chosen by mass: of one, renormalised, nothing can be learned
@@ -65,7 +66,7 @@ class Scorer(Protocol):
     ) -> list[TeacherScores]: ...
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def score(
     models: Sequence[PreTrainedModel],
     teacher: str,
@@ -75,7 +76,7 @@ def score(
     machine: MachineConfig,
 ) -> list[TeacherScores]:
     """Scores of each trajectory by the mean distribution of ``models``, mostly one. ``invalid_V`` marks ids that no
-    policy can generate: they are never in the support."""
+    policy can generate: they are never in the support. Of several processes each scores its share, and all have all."""
     device, vocabulary = models[0].device, models[0].config.vocab_size
     invalid_V = invalid_V.to(device)
     heads = tuple(output_layer(model, machine) for model in models)
@@ -92,8 +93,9 @@ def score(
         written_C = scores_CV.gather(1, written_C[:, None])[:, 0] - total_C1[:, 0]
         return top.indices, top.values - total_C1, written_C
 
-    results: list[TeacherScores] = []
-    for part in micro_batches(trajectories, machine.micro_tokens):
+    results: dict[int, TeacherScores] = {}
+    for turn in passes(trajectories, machine.micro_tokens):
+        part = turn.samples
         packed = pack_trajectories(models[0], [trajectories[i] for i in part], machine)
         hidden = [packed_hidden(model, packed, machine) for model in models]
         rows = (packed.ids_RT[packed.train_RT].to(device), *hidden[1:])
@@ -105,17 +107,34 @@ def score(
             logprobs_NK = enough(logprobs_NK, wanted.top_mass)
         tail_N = 1 - logprobs_NK.exp().sum(1)
         sample_N = packed.sample_RT[packed.train_RT].to(device)
-        for i in range(len(part)):
+        for i, place in enumerate(part) if turn.counts else ():
             mine = sample_N == i
             kept = tuple(hidden_NH[mine] for hidden_NH in hidden) if wanted.whole else ()
-            # inference tensors cannot enter autograd: clone outside of it happens at the caller's cat
-            results.append(
-                TeacherScores(
-                    teacher, indices_NK[mine], logprobs_NK[mine], tail_N[mine], written_N[mine], kept,
-                    heads if wanted.whole else (),
-                )
-            )  # fmt: skip
-    return results
+            results[place] = TeacherScores(
+                teacher, indices_NK[mine], logprobs_NK[mine], tail_N[mine], written_N[mine], kept
+            )
+    every = _gathered(results)
+    return [replace(every[i], heads=heads if wanted.whole else ()) for i in range(len(trajectories))]
+
+
+def _gathered(mine: dict[int, TeacherScores]) -> dict[int, TeacherScores]:
+    """Those of all processes, by place; of several, in main memory."""
+    world = World.here()
+    if world.size == 1:
+        return mine
+    sent = {i: _in_main_memory(one) for i, one in mine.items()}
+    return {i: one for share in world.gather(sent) for i, one in share.items()}
+
+
+def _in_main_memory(one: TeacherScores) -> TeacherScores:
+    return TeacherScores(
+        one.teacher,
+        one.support_NK.cpu(),
+        one.logprobs_NK.cpu(),
+        one.tail_mass_N.cpu(),
+        one.written_logprobs_N.cpu(),
+        tuple(hidden.cpu() for hidden in one.hidden),
+    )
 
 
 def said_by(logits: Sequence[torch.Tensor]) -> torch.Tensor:

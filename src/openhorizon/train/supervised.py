@@ -17,9 +17,10 @@ from openhorizon.train.compute import Meter, tokens_of
 from openhorizon.train.experts import UNTOUCHED, Experts
 from openhorizon.train.optim import Optimizer
 from openhorizon.train.packing import (
-    micro_batches,
+    counted,
     output_layer,
     pack_trajectories,
+    passes,
     trained_tokens,
 )
 from openhorizon.train.resume import Resume
@@ -83,16 +84,16 @@ def losses(
     model: PreTrainedModel, batch: Sequence[Trajectory], machine: MachineConfig, experts: Experts | None = None
 ) -> Iterator[torch.Tensor]:
     """The mean NLL over the batch's trainable tokens (and the routers' auxiliary losses), in parts that add up to it:
-    one micro-batch's graph at a time."""
+    one micro-batch's graph at a time. Each of several processes makes its own."""
     head, experts = output_layer(model, machine), experts or Experts(model, UNTOUCHED)
     update_tokens = tokens_of(batch)
     trainable = sum(trained_tokens(trajectory) for trajectory in batch)
-    for part in micro_batches(batch, machine.micro_tokens):
-        packed = pack_trajectories(model, [batch[i] for i in part], machine)
+    for part in passes(batch, machine.micro_tokens):
+        packed = pack_trajectories(model, [batch[i] for i in part.samples], machine)
         targets_N = packed.ids_RT[packed.train_RT].to(model.device)
-        hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens)
+        hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens, part.counts)
         (loss_N,) = by_chunks(head, hidden_NH, model.config.vocab_size, _nll, targets_N)
-        yield loss_N.sum() / trainable + auxiliary
+        yield counted(loss_N.sum() / trainable + auxiliary, part)
 
 
 def _nll(logits_CV: torch.Tensor, targets_C: torch.Tensor) -> tuple[torch.Tensor]:

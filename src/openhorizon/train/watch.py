@@ -13,6 +13,7 @@ import torch
 
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.config import AlarmConfig
+from openhorizon.world import World
 
 LOGGED_TURNS = 4  # 1..3 and 4+
 DEPTHS = 4
@@ -44,11 +45,23 @@ class Watch:
         for label, norm in zip(labels, torch.bincount(index_N, norm_N, minlength=len(labels)).tolist(), strict=True):
             self._gradients[label] = self._gradients.get(label, 0.0) + norm
 
+    def share(self) -> None:
+        """Be what all processes have seen of the update."""
+        world = World.here()
+        if world.size > 1:
+            found = world.gather((self._sums, self._counts, self._gradients))
+            self._sums, self._counts, self._gradients = (_added(parts) for parts in zip(*found, strict=True))
+
     def figures(self) -> dict[str, float]:
         """The means, and each label's share of the gradient norms."""
         pulled = sum(self._gradients.values())
         shares = {f"gradient_share@{label}": norm / pulled for label, norm in self._gradients.items() if pulled}
         return {name: total / self._counts[name] for name, total in self._sums.items()} | shares
+
+
+def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
 
 def turn_of_tokens(trajectory: Trajectory) -> torch.Tensor:

@@ -6,9 +6,9 @@ first. Trying them is all that it spends.
 
 from __future__ import annotations
 
-import copy
 import math
 
+from openhorizon.model.sharding import duplicate
 from openhorizon.train.baselines.given import Given, Made, success
 from openhorizon.train.kept import Kept
 from openhorizon.train.merging import task_arithmetic
@@ -16,7 +16,7 @@ from openhorizon.train.merging import task_arithmetic
 
 def run(given: Given) -> Made:
     """Raises ``ValueError`` where the teachers and the SFT model are not of one shape."""
-    origin = copy.deepcopy(given.start.model)
+    origin = duplicate(given.start.model)
     models = {name: teacher.model for name, teacher in given.teachers().items()}
     kept = Kept(given.start.model, lambda name: success(given, given.start, name), math.inf)
     for scale in given.config.arithmetic.scales:

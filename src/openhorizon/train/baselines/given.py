@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.config import BaselinesConfig, BudgetConfig, MachineConfig, OptimConfig, RouterConfig
 from openhorizon.domains.base import Domain, Task
@@ -18,6 +17,7 @@ from openhorizon.model.load import Checkpoint
 from openhorizon.model.sampler import local_policy
 from openhorizon.seeds import derive
 from openhorizon.train.compute import TRAINED, Meter, active_parameters, tokens_of
+from openhorizon.train.episodes import rollout
 from openhorizon.train.supervised import batches, fit
 
 if TYPE_CHECKING:

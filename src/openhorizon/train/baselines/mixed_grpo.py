@@ -6,10 +6,9 @@ solves most validation tasks, among them the start; what looking costs is spent,
 
 from __future__ import annotations
 
-import copy
-
 from openhorizon.domains.base import Task
 from openhorizon.model.sampler import local_policy
+from openhorizon.model.sharding import duplicate
 from openhorizon.seeds import derive
 from openhorizon.train.baselines.given import Given, Made, success
 from openhorizon.train.kept import Kept
@@ -33,7 +32,7 @@ def run(given: Given) -> Made:
     if not prompts:
         raise ValueError(f"baselines.mixed_grpo.grpo.max_horizon={block.grpo.max_horizon}: no prompts to train on")
     advantage = normalised(lambda t: outcome(t) + block.process_weight * t.verdict.score)
-    reference = copy.deepcopy(given.start.model).requires_grad_(False)
+    reference = duplicate(given.start.model).requires_grad_(False)
     figures = reinforce(
         policy, reference, given.worlds, prompts, given.budgets, block.grpo, advantage, given.seed, given.machine,
         given.log, given.routers, lambda iteration: kept.offer(f"grpo_{iteration}"), meter=given.meter,

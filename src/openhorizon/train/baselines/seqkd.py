@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from openhorizon.agent.rollout import rollout
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.model.sampler import local_policy
 from openhorizon.seeds import derive
 from openhorizon.train.baselines.given import Figures, Given, Made, fine_tuned
 from openhorizon.train.compute import tokens_of
+from openhorizon.train.episodes import rollout
 from openhorizon.train.samples import prompt_stream
 
 
