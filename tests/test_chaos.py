@@ -28,7 +28,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("victim", "command"), [("stage", DVC), ("dvc", DVC), ("flow", FLOW)])
+@pytest.mark.parametrize(
+    ("victim", "command"), [("stage", DVC), ("dvc", DVC), pytest.param("flow", FLOW, marks=pytest.mark.long)]
+)
 def test_after_a_kill_the_next_run_makes_the_same(project: Path, victim: str, command: list[str]) -> None:
     seed = random.randrange(10**6)  # another moment every time
     log = project.parent / "chaos.log"

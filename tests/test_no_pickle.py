@@ -44,7 +44,9 @@ def uses(tree: ast.AST) -> set[str]:
 
 def test_no_code_reads_or_writes_a_pickle() -> None:
     assert len(CODE) > 200
-    found = {str(path.relative_to(ROOT)): uses(ast.parse(path.read_text(encoding="utf-8"))) for path in CODE}
+    words = [*MODULES, *METHODS, "torch.load", "torch.save", "allow_pickle"]  # a file without them needs no parsing
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in CODE}
+    found = {path: uses(ast.parse(text)) for path, text in texts.items() if any(word in text for word in words)}
     assert {path: what for path, what in found.items() if what} == {}
 
 

@@ -148,7 +148,7 @@ def lock(root: Path = Path()) -> dict[str, Any]:
             return {}
         try:
             before = path.stat().st_mtime_ns
-            stages: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
+            stages: dict[str, Any] = _parsed(path.read_text(encoding="utf-8"))["stages"]
             if path.stat().st_mtime_ns == before:
                 return stages
         except (yaml.YAMLError, KeyError, TypeError):
@@ -236,4 +236,9 @@ def _value(params: Any, key: str) -> Any:
 
 
 def _yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return _parsed(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _parsed(text: str) -> Any:
+    """As ``yaml.safe_load``, by libyaml: every stage reads a thousand lines before it begins."""
+    return yaml.load(text, Loader=yaml.CSafeLoader)
