@@ -302,6 +302,7 @@ def test_the_stage_plays_a_checkpoint_and_knows_what_it_was_trained_on(
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     made = json.loads(first["metrics.json"])
     assert made["player"] == weights_hash(checkpoint_dir("student")) and made["counts"]["judged"] == 4
+    assert made["tools_shown"] is False  # the small models' template leaves tools to the system prompt
     assert made["cost"]["generated_tokens"] > 4 and made["rates"][0]["n"] == 4
     assert made["contamination"]["tasks"] == [seen.id] and made["contamination"]["training_tasks"] == 6
     monkeypatch.setattr(PolicyPlayer, "rollout", lambda *given: pytest.fail("played again"))

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from openhorizon.agent.player import Player
+from openhorizon.agent.player import Player, PolicyPlayer
 from openhorizon.agent.trajectory import Status, iter_tasks, write_trajectories
 from openhorizon.artifacts import replace_dir, stage_dir, write_json, write_text
 from openhorizon.bench.base import Record, write_records
@@ -44,12 +44,14 @@ Said = Callable[[str, int, int], None]  # who plays, tasks done, tasks in all
 
 @dataclass(frozen=True)
 class Wanted:
-    """One run of one benchmark. ``limit``: the first so many tasks; None: all."""
+    """One run of one benchmark. ``limit``: the first so many tasks; None: all. ``turn_tokens``: what a turn may have,
+    in place of the benchmark's own bound."""
 
     benchmark: str
     model: str
     limit: int | None
     temperature: float
+    turn_tokens: int | None = None
 
 
 def find(name: str) -> Benchmark:
@@ -72,6 +74,10 @@ def bench(
     benchmark = find(wanted.benchmark)
     if wanted.limit is not None and wanted.limit < 1:
         raise ValueError(f"--limit: {wanted.limit} is less than 1")
+    if wanted.turn_tokens is not None:
+        if wanted.turn_tokens < 1:
+            raise ValueError(f"--turn-tokens: {wanted.turn_tokens} is less than 1")
+        benchmark = replace(benchmark, budget=replace(benchmark.budget, turn_tokens=wanted.turn_tokens))
     tasks = list(benchmark.tasks()[: wanted.limit])
     sampling = Sampling(wanted.temperature, config.seed)
     known = wanted.model in REFERENCES
@@ -87,6 +93,7 @@ def bench(
         "sampling": {**asdict(sampling), "turn_tokens": benchmark.budget.turn_tokens},
         **summary(benchmark, found[wanted.model], found, config.seed),
         "counts": counts(found[wanted.model]),
+        "tools_shown": player.shows_tools(benchmark.domain, tasks[0]) if isinstance(player, PolicyPlayer) else None,
         "cost": cost(found[wanted.model]),
         "contamination": contamination(config, benchmark, wanted.model, tasks),
         "reported": reported(benchmark.name),

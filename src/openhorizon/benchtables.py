@@ -10,6 +10,8 @@ from rich.table import Table
 
 from openhorizon.bench.public import BENCHMARKS
 
+NO_TOOLS = "the model's chat template shows no tools: it was told of them by the system prompt alone"
+
 
 def known() -> Table:
     """All benchmarks, and why one cannot run here."""
@@ -54,6 +56,8 @@ def words(metrics: Mapping[str, Any]) -> list[str]:
     lines += [f"not judged: {n}: {why}" for why, n in counts["not_judged"].items()]
     if counts["too_long"]:
         lines.append(f"prompt longer than the context: {counts['too_long']} tasks, counted as failed")
+    if metrics["tools_shown"] is False:
+        lines.append(NO_TOOLS)
     if counts["tool_calls"] or counts["unreadable_calls"]:
         lines.append(
             f"{counts['tool_calls']} calls, of which {counts['failed_calls']} were answered with an error; "

@@ -448,7 +448,7 @@ def run_bench(options: argparse.Namespace) -> int:
         raise ValueError("bench: name a benchmark and --model, or --list")
     config = load()
     temperature = config.evaluate.temperature if options.temperature is None else options.temperature
-    wanted = benchmarking.Wanted(options.benchmark, options.model, options.limit, temperature)
+    wanted = benchmarking.Wanted(options.benchmark, options.model, options.limit, temperature, options.turn_tokens)
     out = options.out or REPORTS / "bench" / benchmarking.find(options.benchmark).name / folder_name(options.model)
     process.limit_threads(config.machine.threads)
     try:
@@ -609,6 +609,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--limit", type=int, help="the first so many tasks (default: all)")
     bench.add_argument("--temperature", type=float, help="default: that of evaluate in params.yaml; 0 is greedy")
+    bench.add_argument(
+        "--turn-tokens", type=int, help="tokens that a turn may have (default: the benchmark's own bound)"
+    )
     bench.add_argument("--out", type=Path, help="a folder for the results (default: reports/bench/NAME/MODEL)")
     add("doctor", doctor)
     add("mlflow", mlflow_ui).add_argument("--port", type=int, default=MLFLOW_PORT)

@@ -318,6 +318,7 @@ class BenchmarksConfig:
     models: tuple[str, ...]  # base, sft, student, teacher@DOMAIN
     limit: int | None  # the first so many tasks of each
     temperature: float
+    turn_tokens: int | None  # what a turn may have; null: each benchmark's own bound
 
 
 @dataclass(frozen=True)
@@ -506,8 +507,10 @@ def _check_benchmarks(block: BenchmarksConfig, domains: tuple[str, ...], where: 
             raise ValueError(f"{where}.models: {model!r} is none of {', '.join(known)}")
     if block.run and not block.models:
         raise ValueError(f"{where}.models: empty, but {', '.join(block.run)} are to be run")
-    if block.limit is not None and block.limit < 1:
-        raise ValueError(f"{where}.limit: {block.limit} is less than 1; null means all tasks")
+    for key in ("limit", "turn_tokens"):
+        value = getattr(block, key)
+        if value is not None and value < 1:
+            raise ValueError(f"{where}.{key}: {value} is less than 1; null bounds nothing")
 
 
 def _check_flow(limits: dict[str, LimitConfig], where: str) -> None:

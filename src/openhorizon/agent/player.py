@@ -75,6 +75,12 @@ class PolicyPlayer:
         finished.update(zip(playing, played, strict=True))
         return [finished[i] for i in range(len(tasks))]
 
+    def shows_tools(self, domain: Domain, task: Task) -> bool:
+        """Whether its chat template tells the model of a world's tools; some leave that to the system prompt."""
+        renderer, tools = self.policy.renderer, domain.tools_for(task)
+        said = renderer.text(renderer.prompt(domain.system, tools, task.prompt))
+        return not tools or said != renderer.text(renderer.prompt(domain.system, (), task.prompt))
+
     def _bounded(self, budget: BudgetConfig) -> BudgetConfig:
         return replace(budget, context_tokens=min(budget.context_tokens, self.context_tokens or budget.context_tokens))
 

@@ -21,7 +21,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     name, wanted = target or "", config.benchmarks
     with replace_dir(stage_dir("benchmark", name)) as folder:
         for model in wanted.models:
-            asked = Wanted(name, model, wanted.limit, wanted.temperature)
+            asked = Wanted(name, model, wanted.limit, wanted.temperature, wanted.turn_tokens)
             timing = ROOT / "timings" / "benchmark" / f"{name}@{model}.json"  # beside the stages', not among them
             made = bench(config, asked, folder / model, timing, lambda who, done, total: log.progress(done, total, who))
             log.tokens(made["cost"]["generated_tokens"] or 0)
