@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from openhorizon import profiles
-from openhorizon.config import Config, _build
+from openhorizon.config import Config, build
 
 BASE = Path(__file__).parents[1] / "profiles" / "base.yaml"
 DOMAINS = ("search", "tool_calling", "instruction")
@@ -21,5 +21,5 @@ def laptop_text(domains: Sequence[str] = DOMAINS) -> str:
 
 
 def laptop(domains: Sequence[str] = DOMAINS) -> Config:
-    config: Config = _build(Config, yaml.safe_load(laptop_text(domains)), BASE.name)
+    config: Config = build(Config, yaml.safe_load(laptop_text(domains)), BASE.name)
     return config

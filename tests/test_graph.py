@@ -23,7 +23,7 @@ from openhorizon.train.baselines import BASELINES
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "openhorizon"
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-# What decides no result: where, how fast, how it is said and recorded. config.py only reads what `params` lists.
+# What decides no result: where, how fast, how it is said and recorded. config only reads what `params` lists.
 NEUTRAL = {"__init__", "artifacts", "config", "lineage", "tracking", "progress", "pipeline", "process", "unfinished"}
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from openhorizon import profiles
 from openhorizon.agent.rollout import allowed_calls
-from openhorizon.config import Config, _build
+from openhorizon.config import Config, build
 from openhorizon.domains import DOMAINS
 from openhorizon.kag.selfplay import Bounds, Memory, Part, SelfPlay
 from openhorizon.kag.solve import ExpertSolver
@@ -25,7 +25,7 @@ REFUSALS = 20  # in a row, proposals that gave no task among them: a region wors
 
 def h200() -> Config:
     base, changes = (yaml.safe_load((FOLDER / f"{name}.yaml").read_text()) for name in ("base", "h200"))
-    config: Config = _build(Config, profiles.fill(profiles.merge(base, changes)), "h200")
+    config: Config = build(Config, profiles.fill(profiles.merge(base, changes)), "h200")
     return config
 
 
