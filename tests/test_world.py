@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import pytest
 import tiny_project
 import torch
 from safetensors.torch import load_file
+from settings import laptop
 from test_training import demonstrations
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from openhorizon import launch
 from openhorizon.artifacts import RANK_VARIABLE, replace_dir
+from openhorizon.config import _check
 from openhorizon.model.load import Checkpoint
 from openhorizon.train.packing import micro_batches, passes
 from openhorizon.train.reinforcement import mean
@@ -157,6 +160,22 @@ def test_arguments_may_name_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert launch.options(["--nnodes=2", "-m", "openhorizon"]).nnodes == "2"
     with pytest.raises(ValueError, match=r"machines\.\*\.torchrun: .*--node-rank"):
         launch.options(["--node-rank=first", "-m", "openhorizon"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"processes": 0}, "processes: 0 is less than 1"),
+        ({"stages": 2, "torchrun": ("--nnodes=2",)}, "stages: 2 at once would meet at one endpoint"),
+        ({"stages": 2, "processes": 8, "device": "cuda"}, "stages: 2 at once would share GPUs"),
+        ({"expert_parallel": True, "experts": "megablocks"}, "expert_parallel: megablocks needs all experts"),
+    ],
+)
+def test_machines_that_cannot_be_are_named(changes: dict[str, Any], message: str) -> None:
+    settings = laptop()
+    machines = {"cpu": replace(settings.machines["cpu"], **{"stages": 1, **changes})}
+    with pytest.raises(ValueError, match=rf"^params\.yaml:machines\.cpu\.{message}"):
+        _check(replace(settings, machines=machines), "params.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from openhorizon.config.blocks import (
     GenerateConfig,
     GrpoConfig,
     LimitConfig,
+    MachineConfig,
     ModelConfig,
     TeachConfig,
 )
@@ -36,13 +37,7 @@ def check(config: Config, where: str) -> None:
     _check_flow(config.flow, f"{where}:flow")
     _check_benchmarks(config.benchmarks, config.domains, f"{where}:benchmarks")
     for name, machine in config.machines.items():
-        if machine.processes < 1:
-            raise ValueError(f"{where}:machines.{name}.processes: {machine.processes} is less than 1")
-        if machine.expert_parallel and machine.experts.startswith("megablocks"):
-            raise ValueError(
-                f"{where}:machines.{name}.expert_parallel: {machine.experts} needs all experts of a layer in one "
-                "process; experts must be auto or grouped_mm"
-            )
+        _check_machine(machine, f"{where}:machines.{name}")
     if config.router.replay and config.distill.on_policy < 1:
         raise ValueError(
             f"{where}:distill.on_policy: {config.distill.on_policy} is less than 1, and router.replay has the experts "
@@ -91,6 +86,21 @@ def _check_flow(limits: dict[str, LimitConfig], where: str) -> None:
             raise ValueError(f"{where}: unknown stage {name!r}; known are {', '.join(STAGES)}")
         if limit.retries < 0 or (limit.timeout_s is not None and limit.timeout_s <= 0):
             raise ValueError(f"{where}.{name}: retries {limit.retries}, timeout_s {limit.timeout_s}: too small")
+
+
+def _check_machine(machine: MachineConfig, where: str) -> None:
+    """Processes that would be none, or in each other's way."""
+    if machine.processes < 1:
+        raise ValueError(f"{where}.processes: {machine.processes} is less than 1")
+    if machine.stages > 1 and machine.torchrun is not None:
+        raise ValueError(f"{where}.stages: {machine.stages} at once would meet at one endpoint (torchrun); must be 1")
+    if machine.stages > 1 and machine.processes > 1 and machine.device == "cuda":
+        raise ValueError(f"{where}.stages: {machine.stages} at once would share GPUs (processes); must be 1")
+    if machine.expert_parallel and machine.experts.startswith("megablocks"):
+        raise ValueError(
+            f"{where}.expert_parallel: {machine.experts} needs all experts of a layer in one process; experts must be "
+            "auto or grouped_mm"
+        )
 
 
 def _check_teach(block: TeachConfig, worlds: tuple[str, ...], where: str) -> None:

@@ -6,7 +6,8 @@ once: the first sample is scored by the teacher in this process, too, and the tw
 taken for the teacher.
 
 ``OPENHORIZON_TEACHERS`` says where: ``search=http://host:8000/v1#teacher-search,science=…``. Where scores are computed
-is no part of a result's identity, and their last digits are the server's.
+is no part of a result's identity, and their last digits are the server's. Of several processes each asks for its share,
+and all have the same answers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from openhorizon.agent.endpoint import Endpoint, client, line
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.config import MachineConfig
 from openhorizon.model.load import Teacher
-from openhorizon.train.scores import TeacherScores, Wanted, enough, score
+from openhorizon.train.scores import TeacherScores, Wanted, enough, score, shared
+from openhorizon.world import World
 
 VARIABLE = "OPENHORIZON_TEACHERS"
 SPARE = 8  # likeliest tokens asked for beyond the support, in the place of those that no policy can write
@@ -61,10 +63,12 @@ class RemoteScorer:
                 "full and another distill.loss_temperature need the teacher here"
             )
         endpoint = self.servers[teacher]
-        asking = client(endpoint)
+        asking, mine = client(endpoint), World.here().deal(range(len(trajectories)))
         with ThreadPoolExecutor(endpoint.parallel) as pool:
-            said = list(pool.map(lambda it: _ask(asking, endpoint, it.ids, wanted.top_k + SPARE), trajectories))
-        found = [_scores(teacher, *pair, wanted, invalid_V) for pair in zip(trajectories, said, strict=True)]
+            said = pool.map(lambda i: _ask(asking, endpoint, trajectories[i].ids, wanted.top_k + SPARE), mine)
+            answered = dict(zip(mine, said, strict=True))
+        every = shared({i: _scores(teacher, trajectories[i], it, wanted, invalid_V) for i, it in answered.items()})
+        found = [every[i] for i in range(len(trajectories))]
         if teacher not in self.checked:
             (here,) = score(models, teacher, trajectories[:1], wanted, invalid_V, machine)
             apart = float((found[0].written_logprobs_N - here.written_logprobs_N.cpu()).abs().mean())

@@ -113,11 +113,11 @@ def score(
             results[place] = TeacherScores(
                 teacher, indices_NK[mine], logprobs_NK[mine], tail_N[mine], written_N[mine], kept
             )
-    every = _gathered(results)
+    every = shared(results)
     return [replace(every[i], heads=heads if wanted.whole else ()) for i in range(len(trajectories))]
 
 
-def _gathered(mine: dict[int, TeacherScores]) -> dict[int, TeacherScores]:
+def shared(mine: dict[int, TeacherScores]) -> dict[int, TeacherScores]:
     """Those of all processes, by place; of several, in main memory."""
     world = World.here()
     if world.size == 1:
