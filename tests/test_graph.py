@@ -16,8 +16,7 @@ import yaml
 from flows.reproduce import recipe
 from openhorizon import config, pipeline
 from openhorizon.bench.public import BENCHMARKS
-from openhorizon.cli import STAGES
-from openhorizon.config import Config
+from openhorizon.config import STAGES, Config
 from openhorizon.train.baselines import BASELINES
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from settings import laptop, laptop_text
 
 from openhorizon import ancestry, cli, lineage, pipeline, process
 from openhorizon.artifacts import checkpoint_dir, stage_dir, write_json, write_text
-from openhorizon.cli import STAGES
+from openhorizon.config import STAGES
 
 ROOT = Path(__file__).parents[1]
 DOMAINS = ("search", "instruction")
