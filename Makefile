@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PINS := requirements.lock requirements-nodeps.lock pyproject.toml
 STAMP := $(VENV)/.installed-$(shell cat $(PINS) scripts/install-megablocks | cksum | cut -d' ' -f1)
 
-.PHONY: help setup gpu reproduce test test-long chaos lint mlflow doctor clean
+.PHONY: help setup gpu reproduce test test-long chaos lint up mlflow doctor clean
 
 help:
 	@echo "make reproduce [PROFILE=smoke|laptop]   run the whole recipe; again: only what changed"
@@ -17,7 +17,7 @@ help:
 	@echo "make test-long                          every task of the larger worlds, about an hour"
 	@echo "make chaos [FAULTS=50]                  kill a small reproduction in every stage and check what comes of it"
 	@echo "make gpu                                MegaBlocks' CUDA extension, built for this machine, and a self-test"
-	@echo "make lint | mlflow [PORT=5000] | doctor | clean"
+	@echo "make lint | up | mlflow [PORT=5000] | doctor | clean"
 
 setup: $(STAMP)
 
@@ -44,6 +44,9 @@ test-long: $(STAMP)
 
 chaos: $(STAMP)
 	@$(BIN)/python tests/chaos.py --faults $(FAULTS)
+
+up: $(STAMP)
+	@$(BIN)/python -m openhorizon up
 
 mlflow: $(STAMP)
 	@$(BIN)/python -m openhorizon mlflow --port $(PORT)

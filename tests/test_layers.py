@@ -45,6 +45,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "forecast": {"model", "progress"},
     "players": {"agent", "model"},
     "serve": {"players", "process"},
+    "servers": {"process", "tracking"},
     "benchmarking": {"agent", "bench", "domains", "kag", "players"},  # kag: what a model may have seen
     "benchtables": {"bench"},
     "evaluating": {"agent", "bench", "domains"},
@@ -74,6 +75,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
         "profiles",
         "progress",
         "serve",
+        "servers",
         "study",
         "tracking",
         "world",

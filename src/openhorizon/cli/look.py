@@ -30,7 +30,7 @@ from openhorizon.artifacts import (
 from openhorizon.cli.naming import folder_name
 from openhorizon.config import PARAMS_FILE, load
 
-MLFLOW_PORT = 5000
+MLFLOW_PORT, PREFECT_PORT = 5000, 4200
 
 
 def show_report(_options: argparse.Namespace) -> int:
@@ -263,6 +263,17 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def start_servers(options: argparse.Namespace) -> int:
+    """Prefect's and MLflow's servers on loopback, until they are interrupted; on PostgreSQL by OPENHORIZON_POSTGRES."""
+    from openhorizon.servers import up
+
+    process.exit_on_terminate()
+    for name in ("prefect_port", "mlflow_port"):
+        if not port_free(getattr(options, name)):
+            raise ValueError(f"port {getattr(options, name)}: in use; choose another with --{name.replace('_', '-')}")
+    return up(Path().resolve(), options.prefect_port, options.mlflow_port, lambda line: print(line, flush=True))
 
 
 def port_free(port: int) -> bool:

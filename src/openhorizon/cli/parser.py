@@ -8,6 +8,7 @@ from typing import Any
 
 from openhorizon.cli.look import (
     MLFLOW_PORT,
+    PREFECT_PORT,
     compare_models,
     doctor,
     mlflow_ui,
@@ -18,6 +19,7 @@ from openhorizon.cli.look import (
     show_params,
     show_report,
     show_trajectory,
+    start_servers,
 )
 from openhorizon.cli.models import evaluate_model, export_model, inspect_model, run_bench, run_bridge, serve_model
 from openhorizon.cli.recipe import reproduce, run_stage, run_study, use_profile
@@ -143,6 +145,9 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--out", type=Path, help="a folder for the results (default: reports/bench/NAME/MODEL)")
     add("doctor", doctor)
     add("mlflow", mlflow_ui).add_argument("--port", type=int, default=MLFLOW_PORT)
+    started = add("up", start_servers)
+    started.add_argument("--prefect-port", type=int, default=PREFECT_PORT)
+    started.add_argument("--mlflow-port", type=int, default=MLFLOW_PORT)
     return made
 
 
