@@ -80,6 +80,8 @@ def compose(name: str, root: Path, changes: Sequence[Mapping[str, Any]]) -> str:
     values = merge(yaml.safe_load(base_text), _read(root / FOLDER / f"{name}.yaml"))
     for change in changes:
         values = merge(values, change)
+    where = f"{FOLDER / _BASE}.yaml + {FOLDER / name}.yaml{' + more changes' if changes else ''}"
+    _check_shape(values, where)
     text = render(fill(merge(values, {"profile": name})), base_text)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / config.PARAMS_FILE.name
@@ -87,9 +89,20 @@ def compose(name: str, root: Path, changes: Sequence[Mapping[str, Any]]) -> str:
         try:
             config.load(trial)
         except ValueError as error:
-            more = " + a study's changes" if changes else ""
-            raise ValueError(f"{FOLDER / _BASE}.yaml + {FOLDER / name}.yaml{more}: {error}") from error
+            raise ValueError(f"{where}: {error}") from error
     return text
+
+
+def _check_shape(values: Mapping[str, Any], where: str) -> None:
+    """What ``fill`` takes for granted. Raises ``ValueError``."""
+    domains = values.get("domains")
+    if not isinstance(domains, list) or not all(isinstance(name, str) for name in domains):
+        raise ValueError(f"{where}: domains: expected a list of names, got {domains!r:.60}")
+    blocks = [(block, values.get(block, {})) for block in _BY_DOMAIN]
+    blocks += [(f"{name}.{key}", it) for name, own in blocks if isinstance(own, Mapping) for key, it in own.items()]
+    for name, own in blocks:
+        if not isinstance(own, Mapping):
+            raise ValueError(f"{where}: {name}: expected a block of keys, got {own!r:.60}")
 
 
 def render(values: Mapping[str, Any], base_text: str) -> str:
@@ -118,10 +131,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    values = config.read_yaml(path)
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -31,7 +31,7 @@ from openhorizon.config.blocks import (
     TeachConfig,
     UpcycleConfig,
 )
-from openhorizon.config.read import build, load
+from openhorizon.config.read import build, load, read_yaml
 
 __all__ = [
     "PARAMS_FILE",
@@ -65,4 +65,5 @@ __all__ = [
     "UpcycleConfig",
     "build",
     "load",
+    "read_yaml",
 ]

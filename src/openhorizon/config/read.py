@@ -23,13 +23,22 @@ def load(path: Path = PARAMS_FILE) -> Config:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; run from the project's root, or `openhorizon profile laptop`")
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path)
     config: Config = build(Config, raw, path.name)
     check(config, path.name)
     return config
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        ValueError: it is none; the message begins with the path.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def build(kind: Any, value: Any, where: str) -> Any:

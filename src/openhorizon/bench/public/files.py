@@ -31,13 +31,17 @@ def read_lines(path: Path, fields: Mapping[str, type | tuple[type, ...]]) -> lis
         ValueError: a line is no such object; the message has its number.
     """
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error})") from error
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({str(error)[:80]})") from error
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: a {type(row).__name__}, expected an object")
         for field, kind in fields.items():
