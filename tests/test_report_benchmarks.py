@@ -15,6 +15,7 @@ from openhorizon import benchmarking
 from openhorizon.artifacts import stage_dir
 from openhorizon.bench.public import BENCHMARKS
 from openhorizon.bench.public.base import Benchmark
+from openhorizon.bench.public.tau2 import TAU2_SCRIPTED
 from openhorizon.benchmarking import Wanted
 from openhorizon.config import Config
 from openhorizon.domains.base import Answer
@@ -56,3 +57,14 @@ def test_a_broken_benchmark_shows_no_rate(tmp_path: Path, monkeypatch: pytest.Mo
     config = evaluated(replace(COUNT, gold=lambda task: (Answer("Answer: 0"),)), monkeypatch)
     (table,) = benchmarks(report.benchmarks(config))
     assert table.rows[0].cells == [None] and table.notes[0].startswith("Broken, no score: its own solution fails on 6")
+
+
+def test_a_scripted_users_table_says_so_and_has_no_figure_of_the_authors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The authors report τ²'s, played with a language model as the user."""
+    monkeypatch.chdir(tmp_path)
+    named = {name: getattr(TAU2_SCRIPTED, name) for name in ("name", "title", "protocol")}
+    (table,) = benchmarks(report.benchmarks(evaluated(replace(COUNT, **named), monkeypatch)))
+    assert table.reported is None and "scripted user (not τ²)" in table.about["title"]
+    assert table.about["protocol"].startswith("scripted user, not τ²'s official protocol")

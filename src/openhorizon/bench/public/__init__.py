@@ -7,6 +7,7 @@ from openhorizon.bench.public.ifbench import IFBENCH
 from openhorizon.bench.public.ifeval import IFEVAL
 from openhorizon.bench.public.scicode import SCICODE
 from openhorizon.bench.public.scienceworld import SCIENCEWORLD
+from openhorizon.bench.public.tau2 import TAU2_SCRIPTED
 
 BENCHMARKS = {
     "bfcl": BFCL,
@@ -16,4 +17,5 @@ BENCHMARKS = {
     "hotpotqa": HOTPOTQA,
     "scienceworld": SCIENCEWORLD,
     "scicode-dev": SCICODE,
+    "tau2-scripted": TAU2_SCRIPTED,
 }

@@ -77,7 +77,12 @@ def _faults(key: str) -> str:
 
 def heldout_texts() -> tuple[str, ...]:
     """The instructions of the benchmark's tasks: training data must not contain them."""
-    return tuple(" ".join(_notes(entry)) for entry in entries().values() if entry["reserved"])
+    return tuple(instructions(key) for key, entry in entries().items() if entry["reserved"])
+
+
+def instructions(key: str) -> str:
+    """All that the scripted user hands over."""
+    return " ".join(_notes(entries()[key]))
 
 
 def _notes(entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -110,13 +115,43 @@ def usable(key: str) -> bool:
 
 
 @functools.cache
-def _gold(key: str) -> str:
+def gold_database(key: str) -> str:
     """The database after the authors' actions; those that the service refuses change nothing, as with them."""
     entry = entries()[key]
     session = Session(entry["service"], entry)
     for call in _actions(entry):
         session.call(call.name, call.arguments)
     return session.database()
+
+
+def solution(key: str) -> tuple[Action, ...]:
+    """The authors' actions between talk and a closing that are ours."""
+    entry = entries()[key]
+    told = ", ".join(entry["evaluation_criteria"]["communicate_info"] or ())
+    said = f"Here is what you asked for: {told}." if told else "Everything is done as you asked."
+    openings = ("Good day, what can I do for you?", "Thank you. Please tell me who you are, and all that matters.")
+    talk = [Call("message_user", {"message": text}) for text in openings[: len(_notes(entry))]]
+    return (*talk, *_actions(entry), Call("close_session", {"message": said}), Answer(f"Answer: {_code(key)}"))
+
+
+def session_task(key: str, name: str, split: Split, seed: int) -> Task:
+    """The session of one of the package's tasks, under an id of its own."""
+    entry = entries()[key]
+    notes = len(_notes(entry))
+    return Task(
+        domain="tool_calling",
+        id=name,
+        split=split,
+        prompt=f"{policy(entry['service'])}\n\nA customer is on the line, session {_code(f'open {key}')}.",
+        horizon=notes + len(_actions(entry)) + 1,
+        seed=seed,
+        state={"id": key},
+        evidence=(*(f"{key}/note {i + 1}" for i in range(notes)), f"{key}/end"),
+        verifiers=("database", "communicated", "assertions", "actions", "answer"),
+        reference=_code(key),
+        entity_pairs=(_pair(key),),
+        source="tau2",
+    )
 
 
 def _writes(name: str) -> bool:
@@ -155,37 +190,13 @@ class Tau2Domain(Published):
             return None
         service = rng.choice(sorted({key.split("/")[0] for key in keys}))  # telecom has far more than the others
         key = rng.choice([key for key in keys if key.startswith(f"{service}/")])
-        entry = entries()[key]
-        if not usable(key):
-            return None
-        return Task(
-            domain=self.name,
-            id=f"tool_calling/tau2-{key}-{seed}",
-            split=split,
-            prompt=f"{policy(entry['service'])}\n\nA customer is on the line, session {_code(f'open {key}')}.",
-            horizon=horizon,
-            seed=seed,
-            state={"id": key},
-            evidence=(*(f"{key}/note {i + 1}" for i in range(len(_notes(entry)))), f"{key}/end"),
-            verifiers=("database", "communicated", "assertions", "actions", "answer"),
-            reference=_code(key),
-            entity_pairs=(_pair(key),),
-            source=self.source,
-        )
+        return session_task(key, f"tool_calling/tau2-{key}-{seed}", split, seed) if usable(key) else None
 
     def start(self, task: Task) -> Tau2Environment:
         return Tau2Environment(task, self.tools_for(task))
 
     def demonstration(self, task: Task) -> tuple[Action, ...] | None:
-        if task.split != "train":
-            return None
-        entry = entries()[task.state["id"]]
-        told = ", ".join(entry["evaluation_criteria"]["communicate_info"] or ())
-        said = [f"Here is what you asked for: {told}." if told else "Everything is done as you asked."]
-        openings = ("Good day, what can I do for you?", "Thank you. Please tell me who you are, and all that matters.")
-        talk = [Call("message_user", {"message": text}) for text in openings[: len(_notes(entry))]]
-        closing = Call("close_session", {"message": " ".join(said)})
-        return (*talk, *_actions(entry), closing, Answer(f"Answer: {task.reference}"))
+        return solution(task.state["id"]) if task.split == "train" else None
 
     def verify(self, task: Task, environment: Environment, answer: Answer | None) -> Verdict:
         assert isinstance(environment, Tau2Environment)
@@ -196,7 +207,7 @@ class Tau2Domain(Published):
         taken = [(call.name, dict(call.arguments)) for call in done]
         required = _actions(entry) if "ACTION" in (criteria.get("reward_basis") or ()) else ()
         rubric = {
-            "database": environment.session.database() == _gold(environment.key),
+            "database": environment.session.database() == gold_database(environment.key),
             "communicated": all(info.lower() in said for info in criteria["communicate_info"] or ()),
             "assertions": all(environment.session.holds(one) for one in criteria.get("env_assertions") or ()),
             "actions": all((call.name, dict(call.arguments)) in taken for call in required),
