@@ -2,9 +2,9 @@
 
 The 100 tasks of the test splits of airline (20), retail (40) and telecom (40) in package inspect-evals, which no
 training task is made of, in the world of domains/tool_calling/tau2.py: its user hands over his instructions as they
-were written for whoever plays him, in two messages, and adds nothing; telecom has the ticket and the customer's device
-among the agent's own tools. So nobody has to draw anything out of anybody, and figures are comparable among themselves
-alone, never with τ²'s.
+were written for whoever plays him, in two messages, and adds nothing; in telecom he hands over the ticket, and his
+device is among the agent's own tools. So nobody has to draw anything out of anybody, and figures are comparable among
+themselves alone, never with τ²'s.
 
 Judged is as the package's scorers do, all or nothing: in airline and retail the database must equal that after the
 authors' actions, and what has to be communicated must stand in what the customer was told; in telecom the assertions
@@ -113,8 +113,8 @@ TAU2_SCRIPTED = Benchmark(
     package="inspect-evals",
     licence="MIT",
     split="100 tasks of the test splits: airline 20, retail 40, telecom 40",
-    protocol="scripted user, not τ²'s official protocol: he hands over his instructions in two messages, and telecom's "
-    f"device is among the agent's tools; at most {CALLS} calls; no τ² score may stand beside these figures",
+    protocol="scripted user, not τ²'s official protocol: he hands over his instructions as they are written "
+    f"(telecom: the ticket, his device among the agent's tools); at most {CALLS} calls; no τ² score compares with this",
     domain=Tau2World(),
     budget=BudgetConfig(slack=0.0, extra=CALLS, turn_tokens=1024, context_tokens=131_072),
     primary="reward",
