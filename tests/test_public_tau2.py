@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from openhorizon.agent.player import Script
+from openhorizon.agent.player import TOO_LONG, Script
+from openhorizon.agent.trajectory import Status, Trajectory, Turn
 from openhorizon.bench.public import BENCHMARKS
 from openhorizon.bench.public.base import Result
 from openhorizon.bench.public.journal import Journal
@@ -21,7 +22,7 @@ from openhorizon.bench.public.reported import reported, table
 from openhorizon.bench.public.run import Sampling, reference, run
 from openhorizon.bench.public.summary import failures
 from openhorizon.bench.public.tau2 import TAU2_SCRIPTED, communicated, taken
-from openhorizon.domains.base import Action, Answer, Call, Task, replay
+from openhorizon.domains.base import Action, Answer, Call, Task, Verdict, replay
 from openhorizon.domains.tool_calling import tau2
 from openhorizon.domains.tool_calling.borrowed import Library
 from openhorizon.domains.tool_calling.tau2 import Tau2Environment, entries
@@ -141,6 +142,15 @@ def test_the_closing_code_is_no_criterion_and_an_extra_change_fails(tmp_path: Pa
     gift = Call("send_certificate", {"user_id": "anya_garcia_5901", "amount": 100})
     (result,) = play([task], Script("gift", lambda task: (gift, *gold(task))), tmp_path)
     assert result.reason == "the database is not as after the authors' actions"
+
+
+def test_an_episode_that_never_began_counts_as_nothing_met() -> None:
+    (task,) = some("telecom", 1)
+    made = Trajectory(
+        task, (Turn("prompt", task.prompt),), None, Status.TRUNCATED, Verdict(False, 0.0, TOO_LONG), "x", 0
+    )
+    found = TAU2_SCRIPTED.measure(made)
+    assert {"reward", "closed", "assertions"} <= set(found) and not any(value.value for value in found.values())
 
 
 def test_numbers_are_told_with_or_without_commas_and_actions_compared_in_what_the_task_names() -> None:

@@ -50,25 +50,34 @@ class Tau2World(Tau2Domain):
 
     def verify(self, task: Task, environment: Environment, answer: Answer | None) -> Verdict:
         assert isinstance(environment, Tau2Environment)
-        rubric = criteria(environment)
-        wrong = next((item for item, met in rubric.items() if not met), "")
+        rubric = {item: met(item, environment) for item in criteria(environment.entry)}
+        wrong = next((item for item, right in rubric.items() if not right), "")
         return Verdict(not wrong, float(not wrong), REASONS[wrong] if wrong else "all criteria are met", rubric)
 
 
-def criteria(environment: Tau2Environment) -> dict[str, bool]:
-    """Those that the task is judged by, and whether each is met."""
+def criteria(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those that a task is judged by."""
+    wanted = entry["evaluation_criteria"]
+    if entry["service"] == "telecom":
+        return ("closed", "assertions", *(["actions"] if "ACTION" in wanted["reward_basis"] else []))
+    return ("closed", "database", *(["communicated"] if wanted["communicate_info"] else []))
+
+
+def met(criterion: str, environment: Tau2Environment) -> bool:
     wanted, session = environment.entry["evaluation_criteria"], environment.session
-    found = {"closed": environment.closed}
-    if environment.entry["service"] != "telecom":
-        found["database"] = session.database() == gold_database(environment.key)
-        if wanted["communicate_info"]:
-            found["communicated"] = communicated(environment.said, wanted["communicate_info"])
-        return found
-    found["assertions"] = all(session.holds(one) for one in wanted["env_assertions"] or ())
-    if "ACTION" in wanted["reward_basis"]:
-        calls = [step.call for step in environment.steps]
-        found["actions"] = all(taken(action, calls) for action in wanted["actions"])
-    return found
+    match criterion:
+        case "database":
+            return session.database() == gold_database(environment.key)
+        case "communicated":
+            return communicated(environment.said, wanted["communicate_info"])
+        case "assertions":
+            return all(session.holds(one) for one in wanted["env_assertions"])
+        case "actions":
+            calls = [step.call for step in environment.steps]
+            return all(taken(action, calls) for action in wanted["actions"])
+        case "closed":
+            return environment.closed
+    raise AssertionError(f"no criterion {criterion}")
 
 
 def communicated(said: Sequence[str], wanted: Sequence[str]) -> bool:
@@ -99,8 +108,10 @@ def tasks() -> list[Task]:
 
 
 def measure(trajectory: Trajectory) -> Metrics:
-    verdict = trajectory.verdict
-    return {"reward": Value(float(verdict.passed)), **{item: Value(float(met)) for item, met in verdict.rubric.items()}}
+    """Of an episode that never began, such as one whose prompt was too long, nothing is met."""
+    verdict, entry = trajectory.verdict, entries()[trajectory.task.state["id"]]
+    found = {item: Value(float(verdict.rubric.get(item, False))) for item in criteria(entry)}
+    return {"reward": Value(float(verdict.passed)), **found}
 
 
 def closes_at_once(task: Task) -> tuple[Action, ...]:
