@@ -202,7 +202,9 @@ def test_a_workspace_is_a_project_of_the_same_stages(tmp_path: Path, graph: pipe
     assert (cell.folder / PARAMS_FILE).stat().st_mtime_ns == first
     mine = pipeline.graph(cell.folder)
     assert plan.settings(cell).domains == ("science", "tool_calling")
-    assert mine.keys() == {stage for stage in graph if _domain(stage) in ("", "science", "tool_calling")}
+    benchmarks = {f"benchmark@{name}" for name in plan.settings(cell).benchmarks.run}
+    others = {stage for stage in graph if _domain(stage) in ("", "science", "tool_calling")}
+    assert mine.keys() == others | benchmarks
     assert (cell.folder / "src").resolve() == ROOT / "src"
     assert (cell.folder / ".dvc" / "config").read_text().count("cache") == 2
 

@@ -115,7 +115,7 @@ def test_a_falling_rho_is_said_logged_and_stops_where_configured(
     else:
         distillation.distil(*arguments)
         assert len(log.rows) == 3
-    assert log.rows[0]["alarms"] == 0 and log.rows[-1]["alarms"] == 1
+    assert log.rows[0]["alarms"] == 0 and any(row["alarms"] == 1 for row in log.rows)
     assert "distill: iteration" in capsys.readouterr().out
 
 

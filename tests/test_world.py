@@ -24,7 +24,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from openhorizon import launch
 from openhorizon.artifacts import RANK_VARIABLE, replace_dir
-from openhorizon.config import _check
+from openhorizon.config.checks import check
 from openhorizon.model.load import Checkpoint
 from openhorizon.train.packing import micro_batches, passes
 from openhorizon.train.reinforcement import mean
@@ -175,7 +175,7 @@ def test_machines_that_cannot_be_are_named(changes: dict[str, Any], message: str
     settings = laptop()
     machines = {"cpu": replace(settings.machines["cpu"], **{"stages": 1, **changes})}
     with pytest.raises(ValueError, match=rf"^params\.yaml:machines\.cpu\.{message}"):
-        _check(replace(settings, machines=machines), "params.yaml")
+        check(replace(settings, machines=machines), "params.yaml")
 
 
 @pytest.fixture(scope="module")
