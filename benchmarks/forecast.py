@@ -24,19 +24,9 @@ from openhorizon.config import load
 from openhorizon.domains import DOMAINS
 from openhorizon.forecast.table import plan
 
-# What the published run had and the profile no longer has.
-PUBLISHED = {
-    "teach": {
-        "default": {
-            "tokens": 1200000,
-            "grpo": {"iterations": 4, "prompts": 16, "validate_every": 4, "max_horizon": 10},
-        }
-    }
-}
-
 
 def compare(results: Path) -> None:
-    made = plan(profiles.settings("laptop", Path(), [PUBLISHED]), "cpu", "laptop", None, Path())
+    made = plan(profiles.settings("laptop", Path()), "cpu", "laptop", None, Path())
     measured = {row["stage"]: row["seconds"] for row in read_json(results)["stages"]}
     print(f"{'stage':36}{'predicted':>10}{'measured':>10}{'ratio':>7}")
     for cost in made.made:

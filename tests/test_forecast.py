@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.forecast import PUBLISHED
 from openhorizon import cli, profiles
 from openhorizon.artifacts import read_json
 from openhorizon.forecast.cost import Assumed, Size, costs
@@ -44,7 +43,7 @@ def test_looks_within_grpo(iterations: int, every: int, looks: int) -> None:
 
 def test_the_laptop_profile_is_predicted_within_a_quarter() -> None:
     """Teachers and distillation, that is: their run gave the rates of SFT and of rollouts, and nothing else."""
-    made = plan(profiles.settings("laptop", ROOT, [PUBLISHED]), "cpu", "laptop", None, ROOT)
+    made = plan(profiles.settings("laptop", ROOT), "cpu", "laptop", None, ROOT)
     measured = {row["stage"]: row["seconds"] for row in read_json(ROOT / "docs/results/laptop.json")["stages"]}
     assert {cost.stage for cost in made.made} == measured.keys()
     ours = {cost.stage: cost.seconds for cost in made.made if cost.stage.startswith(("teach@", "distill"))}
