@@ -305,7 +305,9 @@ class BenchmarksConfig:
     """Public benchmarks that a reproduction runs; docs/benchmarks.md."""
 
     run: tuple[
-        Literal["bfcl", "bfcl-heldout", "ifbench", "ifeval", "hotpotqa", "scienceworld", "scicode-dev"],
+        Literal[
+            "bfcl", "bfcl-heldout", "ifbench", "ifeval", "hotpotqa", "scienceworld", "scicode-dev", "tau2-scripted"
+        ],
         ...,
     ]
     models: tuple[str, ...]  # base, sft, student, teacher@DOMAIN
