@@ -152,6 +152,8 @@ def test_a_budget_is_dealt_over_the_phases_of_its_kind(config: Config) -> None:
     phases = RECIPES["instruction"](block)
     assert dealt(1000, phases, Sft) == {"sft": 1000}
     assert dealt(40, phases, Grpo) == {"grpo_rules": 10, "grpo_match": 30}
+    assert dealt(1, phases, Grpo) == {"grpo_rules": 1, "grpo_match": 1}
+    assert dealt(0, phases, Grpo) == {"grpo_rules": 0, "grpo_match": 0}
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     steps = {Sft: 0, Grpo: 0}  # of the curves
     for phase in phases:
         share, first_step = shares[phase.name], steps[type(phase)]
+        if not share:
+            continue
         if isinstance(phase, Sft):
             tune = partial(_fine_tuned, config, target, policy, phase, share, data, log, first_step, saved)
             mine = saved.once(phase.name, tune)

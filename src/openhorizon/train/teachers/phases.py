@@ -142,7 +142,8 @@ def expected_reuse(iterations: int, prompts: int, group: int, tasks: int) -> flo
 
 
 def dealt(total: int, phases: Sequence[Phase], kind: type) -> dict[str, int]:
-    """``total`` tokens or iterations over the phases of one kind by their shares, by name; at least 1 each."""
+    """``total`` tokens or iterations over the phases of one kind by their shares, by name; at least 1 each, unless
+    there are none at all: then that kind of phase is left out."""
     mine = [phase for phase in phases if isinstance(phase, kind)]
     whole = sum(phase.share for phase in mine)
-    return {phase.name: max(math.floor(total * phase.share / whole), 1) for phase in mine}
+    return {phase.name: max(math.floor(total * phase.share / whole), min(total, 1)) for phase in mine}
