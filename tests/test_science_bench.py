@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 from collections import Counter
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from openhorizon.domains.base import Answer, Call, Task, solve, split_of
 from openhorizon.domains.corpora import periodic
 from openhorizon.domains.corpora.periodic import load_constants, load_elements, load_symbols, short
+from openhorizon.domains.science.arithmetic import evaluate
 from openhorizon.domains.science.bench import FORMULAS, TOLERANCE, ScienceDomain
 from openhorizon.domains.science.units import Quantity, in_unit
 
@@ -189,3 +191,11 @@ def test_same_bytes_in_every_process() -> None:
         for seed in ("1", "2")
     }
     assert len(found) == 1 and found != {hashlib.sha256(b"").hexdigest() + "\n"}
+
+
+def test_odd_arithmetic_warns_nobody() -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match="not arithmetic"):
+            evaluate("190if 1 else 2")
+    assert not said
