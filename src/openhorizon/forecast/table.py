@@ -125,7 +125,7 @@ def model_size(config: Config, architectures: Mapping[str, str]) -> Size:
     if source == "scratch":
         hf = AutoConfig.for_model(block.family, **sizes_of(config.model, block.vocab_size))
     elif config.model.upcycle is None and Path(source).is_dir():
-        hf = AutoConfig.from_pretrained(source, local_files_only=True)
+        hf = AutoConfig.from_pretrained(source, local_files_only=True).get_text_config()
     elif config.profile in architectures:
         hf = AutoConfig.for_model(architectures[config.profile])
     else:

@@ -35,6 +35,7 @@ from openhorizon.train.packing import (
     output_layer,
     pack_trajectories,
     passes,
+    recurrent,
     trained_tokens,
 )
 from openhorizon.train.resume import Resume, Tensors
@@ -210,7 +211,7 @@ def losses(
     weight_S = AGGREGATIONS[config.aggregation].weights(domain_S, tokens_S).to(device)
     if scales:
         weight_S = weight_S * torch.tensor([scales[t.task.domain] for t in trajectories], device=device)
-    for turn in passes(trajectories, machine.micro_tokens):
+    for turn in passes(trajectories, machine.micro_tokens, recurrent(model)):
         part = turn.samples
         packed = pack_trajectories(model, [trajectories[i] for i in part], machine)
         sample_N = torch.tensor(part)[packed.sample_RT[packed.train_RT]]
