@@ -31,7 +31,8 @@ from openhorizon.train.reinforcement import mean
 from openhorizon.world import World
 
 TESTS = Path(__file__).parent
-JOBS = ("sft", "sft_qwen", "sft_spread", "grpo", "grpo_spread", "distillation", "distillation_full")
+JOBS = ("sft", "sft_qwen", "sft_spread", "grpo", "grpo_spread")
+JOBS += ("distillation", "distillation_full", "distillation_behind")
 HYBRIDS = ("sft_a1", "grpo_a1", "distillation_a1")
 EACH_S = 300.0  # bound of a stage on a busy machine
 

@@ -153,6 +153,11 @@ def distillation_a1(log: Log) -> torch.nn.Module:
     return distillation(log, WIDE, HYBRID, config, A1.router)
 
 
+def distillation_behind(log: Log) -> torch.nn.Module:
+    """Rollouts by older weights: in a thread alone, at once in two processes."""
+    return distillation(log, config=replace(BRIEF, iterations=4, staleness=2))
+
+
 def merging(log: Log) -> torch.nn.Module:
     start = model(0)
     others = {"a": model(3).model, "b": model(4).model}
@@ -232,7 +237,7 @@ def run(job: Callable[..., torch.nn.Module], size: int, out: str, folder: Path, 
 def main() -> None:
     folder = Path(sys.argv[1])
     trained = (sft, sft_qwen, sft_spread, grpo, grpo_spread, distillation, distillation_full)
-    trained += (sft_a1, grpo_a1, distillation_a1)
+    trained += (distillation_behind, sft_a1, grpo_a1, distillation_a1)
     for job in (*trained, merging, pieces, pieces_spread):
         for size in (1, 2):
             run(job, size, job.__name__, folder)
