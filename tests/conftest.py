@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import torch
 from servers import serve  # noqa: F401 (a fixture of several tests)
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from openhorizon.agent.render import Renderer
 from openhorizon.config import BudgetConfig, GrpoConfig, MachineConfig, ModelConfig, OptimConfig, ScratchConfig
@@ -25,9 +26,11 @@ from openhorizon.domains.base import (
     Tool,
     Verdict,
 )
+from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.load import Checkpoint, new_model
 from openhorizon.model.tokenizer import train_tokenizer
 
+HYBRID = "qwen3_5_moe_text"  # linear attention in most layers, and a shared expert
 MACHINE = MachineConfig(
     device="cpu", threads=1, stages=1, rollout_batch=8, cache_gib=1.0, experts="auto",
     precision="fp32", row_tokens=64, masked_row=1024, micro_tokens=4096, checkpointing=False,
@@ -131,7 +134,24 @@ def build(tokenizer: PreTrainedTokenizerFast, family: Any, seed: int, heads: int
         experts_per_token=2, induction=induction,
     )  # fmt: skip
     config = ModelConfig(source="scratch", max_tokens=512, rope=None, scratch=scratch, upcycle=None)
-    return Checkpoint(new_model(config, tokenizer, seed).eval(), tokenizer, Renderer(tokenizer), f"tiny{seed}")
+    model = hybrid(tokenizer, seed) if family == HYBRID else new_model(config, tokenizer, seed)
+    return Checkpoint(model.eval(), tokenizer, Renderer(tokenizer), f"tiny{seed}")
+
+
+def hybrid(tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+    """The paper's family, which profile a1 loads and none builds, as small as the others."""
+    config = AutoConfig.for_model(
+        HYBRID, vocab_size=len(tokenizer), hidden_size=32, moe_intermediate_size=16, shared_expert_intermediate_size=16,
+        layer_types=["linear_attention", "full_attention"] * 2, num_hidden_layers=4, num_attention_heads=4, head_dim=8,
+        num_key_value_heads=2, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8,
+        linear_value_head_dim=8, num_experts=4, num_experts_per_tok=2, max_position_embeddings=512, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=SEGMENTS).float()
+    for name, parameter in model.named_parameters():
+        if name.endswith("A_log"):
+            parameter.data.sub_(3)  # a decay near 1: the state remembers
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,8 @@ def test_a_wrong_type_is_named_with_its_path(
         ({"scale_bounds": [2.0, 4.0]}, "distill.scale_bounds: [2.0, 4.0]"),
         ({"support_loss": "kl"}, "distill.support_loss: 'kl' is none of sva, gen_kl, tail, full, sampled"),
         ({"on_policy": 1.1}, "distill.on_policy: 1.1"),
+        ({"staleness": -1}, "distill.staleness: -1 is less than 0"),
+        ({"support_loss": "sampled", "staleness": 1}, "distill.staleness: 1; sampled"),
         ({"support_loss": "sampled", "on_policy": 0.5}, "distill.on_policy: 0.5; sampled"),
         ({"turn_curriculum": {"turns": 0, "every": 1}}, "distill.turn_curriculum.turns: 0"),
         ({"turn_curriculum": {"turns": 2}}, "distill.turn_curriculum: missing key 'every'"),

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 def test_a_teachers_tokens_are_those_of_a_loop() -> None:
     config = profiles.settings("laptop", ROOT)
     lengths = {name: Length(10.0, 3.0, 0.5) for name in config.domains}
-    found = {work.stage: work for work in works(config, lengths, dead_groups=0.25)}
+    found = {work.stage: work for work in works(config, lengths, {"chosen": 0.9, "all": 0.25})}
     block, horizons = config.teach["search"], config.generate["search"].prompt_horizons
     looks = 2 + sum(1 for i in range(1, block.grpo.iterations) if i % block.grpo.validate_every == 0) + 1
     validated = sum(block.validation * (10 + 3 * sum(horizons) / len(horizons)) for _ in range(looks))
@@ -33,6 +33,11 @@ def test_a_teachers_tokens_are_those_of_a_loop() -> None:
     assert teacher.scored == pytest.approx(0.75 * sum(episodes))
     assert teacher.trained == pytest.approx(block.tokens + 0.75 * sum(episodes))
     assert teacher.written == pytest.approx(teacher.rolled / 2)
+    assert not block.grpo.tries, "the laptop's prompts are all taken"
+    tried = replace(config.teach["search"], grpo=replace(block.grpo, tries=5))
+    choosing = replace(config, teach={**config.teach, "search": tried})
+    found = {work.stage: work for work in works(choosing, lengths, {"chosen": 0.9, "all": 0.25})}
+    assert found["teach@search"].trained == pytest.approx(block.tokens + 0.1 * sum(episodes))
 
 
 @pytest.mark.parametrize(("iterations", "every", "looks"), [(0, 4, 0), (1, 4, 1), (4, 4, 1), (5, 4, 2), (12, 4, 3)])
@@ -91,3 +96,5 @@ def test_what_cannot_be_planned_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     assert "not complete" in refused("--machine", "half", "--assumptions", str(tmp_path / "bad.yaml"))
     (tmp_path / "odd.yaml").write_text("prices: {}")
     assert "expected blocks among" in refused("--assumptions", str(tmp_path / "odd.yaml"))
+    (tmp_path / "old.yaml").write_text("dead_groups: 0.5")
+    assert "dead_groups is 0.5, expected a block: chosen, all" in refused("--assumptions", str(tmp_path / "old.yaml"))

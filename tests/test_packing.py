@@ -8,14 +8,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import MACHINE
+from conftest import HYBRID, MACHINE
+from test_training import demonstrations
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from openhorizon.config import MachineConfig
 from openhorizon.losses.nll import nll
 from openhorizon.model.attention import SEGMENTS
 from openhorizon.model.load import Checkpoint
-from openhorizon.train.packing import Pack, convolution_gap, output_layer, pack, packed_hidden
+from openhorizon.train.packing import (
+    Pack,
+    convolution_gap,
+    micro_batches,
+    output_layer,
+    pack,
+    packed_hidden,
+    passes,
+    recurrent,
+)
 
 
 def samples(seed: int, count: int = 9) -> list[tuple[list[int], list[bool]]]:
@@ -32,7 +42,7 @@ def packed_logits(model: PreTrainedModel, packed: Pack, machine: MachineConfig =
 
 
 def model_of(tiny: Callable[..., Checkpoint], family: str) -> PreTrainedModel:
-    if family in ("lfm2_moe", "qwen3_moe"):
+    if family in ("lfm2_moe", "qwen3_moe", HYBRID):
         return tiny(family).model
     config = AutoConfig.for_model(
         family, vocab_size=320, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,
@@ -47,14 +57,14 @@ def model_of(tiny: Callable[..., Checkpoint], family: str) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("masked_row", [0, 10_000], ids=["segments", "mask"])
-@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe", "mixtral", "llama"])
+@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe", HYBRID, "mixtral", "llama"])
 def test_packed_equals_unpacked_in_loss_and_gradient(
     tiny: Callable[..., Checkpoint], family: str, masked_row: int
 ) -> None:
     model = model_of(tiny, family)
     data = samples(0)
-    packed = pack(data, 64, convolution_gap(model), 0)
-    assert len(packed.ids_RT) < len(data), "nothing was packed"
+    packed = pack(data, 64, convolution_gap(model), 0, recurrent(model))
+    assert (len(packed.ids_RT) < len(data)) != recurrent(model), "all was packed that may be"
     together = nll(
         packed_logits(model, packed, replace(MACHINE, masked_row=masked_row)), packed.ids_RT[packed.train_RT]
     )
@@ -75,14 +85,32 @@ def test_packed_equals_unpacked_in_loss_and_gradient(
             assert torch.allclose(gradients[name], parameter.grad, atol=1e-4, rtol=1e-4), name
 
 
-def test_without_the_gap_a_convolution_leaks(tiny: Callable[..., Checkpoint]) -> None:
-    """What the gap is for: were it not needed, the test above could not fail for convolutions."""
-    model = tiny("lfm2_moe").model
+@pytest.mark.parametrize(("family", "gap"), [("lfm2_moe", 0), (HYBRID, 9)])
+def test_without_the_gap_a_convolution_leaks(tiny: Callable[..., Checkpoint], family: str, gap: int) -> None:
+    """What the gap, or a row a sample, is for: were it not needed, the test above could not fail for such layers."""
+    model = tiny(family).model
     data = samples(1)
     with torch.no_grad():
-        right = packed_logits(model, pack(data, 64, convolution_gap(model), 0))
-        leaking = packed_logits(model, pack(data, 64, 0, 0))
-    assert right.shape != leaking.shape or not torch.allclose(right, leaking, atol=1e-3)
+        right = by_sample(model, pack(data, 64, convolution_gap(model), 0, recurrent(model)))
+        leaking = by_sample(model, pack(data, 64, gap, 0))
+    assert not torch.allclose(right, leaking, atol=1e-3)
+
+
+def by_sample(model: PreTrainedModel, packed: Pack) -> torch.Tensor:
+    """The logits in the samples' order, however they were packed."""
+    return packed_logits(model, packed)[packed.sample_RT[packed.train_RT].argsort(stable=True)]
+
+
+def test_passes_of_rows_apart_hold_like_lengths_and_count_their_padding(tiny: Callable[..., Checkpoint]) -> None:
+    made = demonstrations(tiny(), 30)
+    cut = [replace(one, turns=one.turns[: 2 + i % 3]) for i, one in enumerate(made)]
+    lengths, limit = [len(one.ids) for one in cut], 200
+    parts = [part.samples for part in passes(cut, limit, apart=True)]
+    assert sorted(i for part in parts for i in part) == list(range(30))
+    assert max(map(len, parts)) > 1 and all(len(part) * max(lengths[i] for i in part) <= limit for part in parts)
+    padded = sum(len(part) * max(lengths[i] for i in part) for part in parts)
+    unsorted = sum(len(part) * max(lengths[i] for i in part) for part in micro_batches(cut, limit, apart=True))
+    assert sum(lengths) <= padded < unsorted
 
 
 def test_loss_only_on_marked_tokens_and_never_on_the_first() -> None:

@@ -129,9 +129,19 @@ def test_grpo(fresh: Callable[[int], Checkpoint], tmp_path: Path) -> None:
     same(train, lambda: fresh(2), tmp_path, [1, 3, 4])
 
 
-@pytest.mark.parametrize("changes", [{"aggregation": "budget", "on_policy": 0.5}, {"aggregation": "domain"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aggregation": "budget", "on_policy": 0.5},
+        {"aggregation": "domain"},
+        {"aggregation": "budget", "on_policy": 0.5, "staleness": 1},
+        {"staleness": 2},
+    ],
+    ids=["measured", "plain", "one_behind", "two_behind"],
+)
 def test_distillation(fresh: Callable[[int], Checkpoint], tmp_path: Path, changes: dict[str, Any]) -> None:
-    """With scales that look back at the first iteration, demonstrations in turn, and turns that grow."""
+    """With scales that look back at the first iteration, demonstrations in turn, turns that grow, and rollouts in
+    flight by older weights."""
     config = replace(
         DISTILL, iterations=4, prompts=4, updates=2, top_k=8, turn_curriculum=CurriculumConfig(1, 2), **changes
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BUDGET, GRPO, MACHINE, CountDomain, RememberingDomain
+from conftest import BUDGET, GRPO, HYBRID, MACHINE, CountDomain, RememberingDomain
 from settings import laptop
 from test_packing import model_of, samples
 from test_training import OPTIM, Log, demonstrations, tasks
@@ -33,13 +33,21 @@ from openhorizon.train import experts as experts_module
 from openhorizon.train import supervised
 from openhorizon.train.distillation import distil
 from openhorizon.train.experts import DEAD_SHARE, Experts, packed_experts
-from openhorizon.train.packing import Pack, convolution_gap, output_layer, pack, pack_trajectories, packed_hidden
+from openhorizon.train.packing import (
+    Pack,
+    convolution_gap,
+    output_layer,
+    pack,
+    pack_trajectories,
+    packed_hidden,
+    recurrent,
+)
 from openhorizon.train.reinforcement import reinforce
 from openhorizon.train.router import Router
 from openhorizon.train.supervised import fit
 from openhorizon.train.teachers.phases import normalised, outcome
 
-FAMILIES = ["lfm2_moe", "qwen3_moe", "mixtral", "qwen2_moe"]
+FAMILIES = ["lfm2_moe", "qwen3_moe", "mixtral", "qwen2_moe", HYBRID]
 BALANCED = RouterConfig(balance=0.01, z=0.001, replay=False)
 REPLAYED = RouterConfig(balance=0.0, z=0.0, replay=True)
 
@@ -61,7 +69,7 @@ def family(tiny: Callable[..., Checkpoint], name: str) -> PreTrainedModel:
 
 
 def packed_of(model: PreTrainedModel, seed: int = 0) -> Pack:
-    return pack(samples(seed), 64, convolution_gap(model), 0)
+    return pack(samples(seed), 64, convolution_gap(model), 0, recurrent(model))
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
@@ -121,9 +129,7 @@ def test_recorded_logits_and_experts_are_those_of_the_router(tiny: Callable[...,
         before = model(input_ids=ids, use_cache=False).logits
     assert torch.equal(before, model(input_ids=ids, use_cache=False).logits), "recording changes nothing"
     logits_LNE, chosen_LNK = seen.logits_LNE(), seen.chosen_LNK()
-    assert list(routers(model)) == (
-        [1, 2, 3] if name in ("lfm2_moe", "qwen3_moe") else [0, 1] if name == "mixtral" else [1, 2]
-    )
+    assert list(routers(model)) == ({"mixtral": [0, 1], "qwen2_moe": [1, 2], HYBRID: [0, 1, 2, 3]}.get(name, [1, 2, 3]))
     assert logits_LNE.shape == (len(routers(model)), 30, 4) and chosen_LNK.shape[2] == 2
     if name != "lfm2_moe":
         with torch.no_grad():

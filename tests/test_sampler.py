@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import HYBRID
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from openhorizon.model import ragged, slots
@@ -50,7 +51,7 @@ def conversations(turn_tokens: int = 9, context_tokens: int = 200) -> list[Scrip
     return made
 
 
-@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe"])
+@pytest.mark.parametrize("family", ["lfm2_moe", "qwen3_moe", HYBRID])
 def test_logprobs_equal_those_of_the_whole_sequence(tiny: Callable[..., Checkpoint], family: str) -> None:
     checkpoint = tiny(family)
     policy = LocalPolicy(checkpoint, batch=4)
@@ -130,6 +131,7 @@ def talked(policy: LocalPolicy, temperature: float, in_chunks: bool) -> list[Scr
 def test_the_cache_layers_choose_the_way(tiny: Callable[..., Checkpoint]) -> None:
     assert LocalPolicy(tiny("qwen3_moe"), 4).ragged
     assert LocalPolicy(tiny("lfm2_moe"), 4).ragged
+    assert not LocalPolicy(tiny(HYBRID), 4).ragged
     linear = AutoConfig.for_model("qwen3_next", num_hidden_layers=4)
     sliding = AutoConfig.for_model("mistral", num_hidden_layers=2, sliding_window=64)
     assert not slots.fits(linear) and not slots.fits(sliding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -285,6 +286,70 @@ def test_truncated_episodes_can_be_left_out(tiny: Callable[..., Checkpoint], mon
     assert [len(batch) for batch in dropped] == [n for n in left if n] and min(left) == 0
     assert [("loss" in row) for row in log.rows] == [n > 0 for n in left]
     assert all(t.status is not Status.TRUNCATED for batch in dropped for t in batch)
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_rollouts_are_written_by_the_weights_of_so_many_iterations_before(
+    tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch, lag: int
+) -> None:
+    """Each episode is written once more by what is known to have been the weights then, and is the same; with a lag of
+    0, by the student itself and in no other thread."""
+    config = replace(DISTILL, iterations=4, prompts=4, updates=2, top_k=4, temperature=1.0, optim=OPTIM, staleness=lag)
+    student, weights, threads = tiny(), list[dict[str, torch.Tensor]](), set[str]()
+
+    def told(model: Any, trajectories: list[Trajectory], *others: Any) -> Any:
+        if len(seen) % config.updates == 0:
+            weights.append({name: value.clone() for name, value in model.state_dict().items()})
+        seen.append(trajectories)
+        return losses(model, trajectories, *others)
+
+    def known(domains: Any, tasks: Any, policy: LocalPolicy, *others: Any) -> list[Trajectory]:
+        threads.add(threading.current_thread().name)
+        assert (policy.checkpoint.model is student.model) == (lag == 0)
+        return rollout(domains, tasks, policy, *others)
+
+    seen, losses = list[list[Trajectory]](), distillation.losses
+    monkeypatch.setattr(distillation, "losses", told)
+    monkeypatch.setattr(distillation, "rollout", known)
+    router = Router(student, [Teacher("count", build_teacher(student))], ["count"], "hard", 0)
+    domains: Any = {"count": CountDomain()}
+    prompts, log = {"count": tasks(30)}, Log()
+    distil(LocalPolicy(student, 8), router, domains, prompts, BUDGETS, config, 0, MACHINE, log)  # type: ignore[arg-type]
+    assert threads == {"rollouts" if lag else "MainThread"} and "rollouts" not in {
+        t.name for t in threading.enumerate()
+    }
+    assert [row.get("staleness") for row in log.rows] == ([min(i, lag) for i in range(4)] if lag else [None] * 4)
+    writer, differ = tiny(), 0
+    for i, wish in enumerate(distillation.asked(config, 0, prompts, {})):
+        mine = {t.turns for batch in seen[2 * i : 2 * i + 2] for t in batch}
+        for behind in range(min(i, 3) + 1):
+            writer.model.load_state_dict(weights[i - behind])
+            again = rollout(domains, wish.tasks, LocalPolicy(writer, 8), BUDGETS, 1.0, derive(0, "rollout", i))
+            same = {t.turns for t in again} == mine
+            assert same or behind != min(i, lag)
+            differ += not same
+    assert differ > 3, "whose weights write shows"
+    for times in log.timings:
+        assert times["seconds_rollout"] > 0 and ("seconds_waited" in times) == (lag > 0)
+        assert not lag or (times["seconds_idle"] >= 0 and 0 <= times["rollout_hidden"] <= 1)
+
+
+def test_what_fails_beside_training_is_raised_in_it(
+    tiny: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[int]()
+
+    def broken(*arguments: Any) -> list[Trajectory]:
+        made.append(1)
+        if len(made) == 3:
+            raise ValueError("the third cannot be written")
+        return rollout(*arguments)
+
+    monkeypatch.setattr(distillation, "rollout", broken)
+    config = replace(DISTILL, iterations=4, prompts=2, updates=1, top_k=4, optim=OPTIM, staleness=1)
+    with pytest.raises(ValueError, match="the third cannot be written"):
+        trained_on(tiny(), config, monkeypatch)
+    assert "rollouts" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_run_without_a_single_sample_is_an_error(

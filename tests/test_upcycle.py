@@ -12,18 +12,30 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from conftest import MACHINE
+from conftest import MACHINE, hybrid
 from safetensors.torch import load_file, save_file
 from settings import laptop
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForCausalLM,
+    Qwen3_5MoeForConditionalGeneration,
+    Qwen3_5Tokenizer,
+)
 
 from openhorizon.artifacts import read_json, stage_dir
 from openhorizon.config import ModelConfig, RopeConfig, UpcycleConfig
+from openhorizon.forecast.table import model_size
 from openhorizon.model import load
 from openhorizon.model.load import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from openhorizon.model.rope import stretch
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.model.start import start_from_checkpoint
+from openhorizon.model.tokenizer import CHAT_TEMPLATE, END, ROLES
 from openhorizon.model.upcycle import FAMILIES, break_symmetry, expert_layers, parameter_table, upcycle
 from openhorizon.stages import base
 from openhorizon.train.packing import convolution_gap, output_layer, pack, packed_hidden
@@ -322,6 +334,34 @@ def test_a_start_without_upcycling_is_the_checkpoint_itself(
     found = start_from_checkpoint(start(tmp_path, rope=None, upcycle=None), 0, "cpu")
     assert found.difference is None
     assert distance(logits(found.model, tokens()), logits(moe, tokens())) == 0
+
+
+def test_the_papers_checkpoint_gives_its_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen3.5-MoE as it is published: a tokenizer of its own class, a vision tower and weights that predict several
+    tokens, which are left aside."""
+    own = Qwen3_5Tokenizer(
+        vocab={byte: i for i, byte in enumerate(sorted(ByteLevel.alphabet()))}, chat_template=CHAT_TEMPLATE,
+        extra_special_tokens=[END, *ROLES], eos_token=END,
+    )  # fmt: skip
+    text = hybrid(own, 1).config.to_dict()
+    sees = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "patch_size": 4}
+    vision = sees | {"out_hidden_size": 32, "num_position_embeddings": 16}
+    whole = Qwen3_5MoeForConditionalGeneration(Qwen3_5MoeConfig(text_config=text, vision_config=vision)).eval()
+    source = saved(own, tmp_path / "published", whole)
+    weights = load_file(source / "model.safetensors")
+    save_file(weights | {"mtp.fc.weight": torch.ones(2, 2)}, source / "model.safetensors", {"format": "pt"})
+    settings = run_base(start(source, max_tokens=512, rope=None, upcycle=None), tmp_path, monkeypatch)
+    made = load_checkpoint(stage_dir("base"), settings.machine)
+    assert type(made.model) is Qwen3_5MoeForCausalLM
+    assert distance(logits(made.model, tokens() % 256), logits(whole, tokens() % 256)) == 0
+    table = read_json(stage_dir("base") / "metrics.json")["parameters_by_part"]
+    assert {"linear attention", "shared expert", "routed experts"} <= table.keys() and "dense MLP" not in table
+    said = "say 37 <tool_call> Über"
+    assert type(made.tokenizer) is Qwen3_5Tokenizer and made.tokenizer(said).input_ids == own(said).input_ids
+    too_far = start(source, max_tokens=513, rope=None, upcycle=None)
+    with pytest.raises(ValueError, match="max_tokens=513: the checkpoint reaches 512"):
+        start_from_checkpoint(too_far, 0, "cpu")
+    assert model_size(settings, {}).attention == 2 * 4 * 8, "every second layer looks back"
 
 
 def test_base_writes_the_upcycled_start_with_its_figures(

@@ -31,7 +31,9 @@ from openhorizon.train.reinforcement import mean
 from openhorizon.world import World
 
 TESTS = Path(__file__).parent
-JOBS = ("sft", "sft_qwen", "sft_spread", "grpo", "grpo_spread", "distillation", "distillation_full")
+JOBS = ("sft", "sft_qwen", "sft_spread", "grpo", "grpo_spread")
+JOBS += ("distillation", "distillation_full", "distillation_behind")
+HYBRIDS = ("sft_a1", "grpo_a1", "distillation_a1")
 EACH_S = 300.0  # bound of a stage on a busy machine
 
 
@@ -55,18 +57,23 @@ def same_rows(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> N
         assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
 
 
-def far_apart(folder: Path, one: str, other: str) -> float:
+def differences(folder: Path, one: str, other: str) -> torch.Tensor:
     ours, theirs = (load_file(folder / f"{name}.safetensors") for name in (one, other))
     assert ours.keys() == theirs.keys()
-    return max((ours[name] - theirs[name]).abs().max().item() for name in ours)
+    return torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in ours])
 
 
-@pytest.mark.parametrize("job", JOBS)
+def far_apart(folder: Path, one: str, other: str) -> float:
+    return differences(folder, one, other).max().item()
+
+
+@pytest.mark.parametrize("job", [*JOBS, *HYBRIDS])
 def test_two_processes_train_as_one(jobs: Path, job: str) -> None:
     alone, together = rows(jobs, f"{job}.1"), rows(jobs, f"{job}.2")
     same_rows(alone, together)
     assert len({row["loss"] for row in alone}) == len(alone), "every update is another"
-    assert far_apart(jobs, f"{job}.1", f"{job}.2") < 1e-4
+    far = (differences(jobs, f"{job}.1", f"{job}.2") > 1e-4).sum().item()
+    assert far <= (3 if job in HYBRIDS else 0), "of 69,600, whose gradients are rounding, which AdamW makes steps of"
     assert job != "sft" or len(alone) == 20
 
 

@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import BUDGET, GRPO, MACHINE, CountDomain, build, count_tokenizer
+from conftest import BUDGET, GRPO, HYBRID, MACHINE, CountDomain, build, count_tokenizer
 from safetensors.torch import save_file
 from test_training import DISTILL, OPTIM, Log, as_domain, demonstrations, tasks
 from torch.distributed.tensor import DTensor
 
+from openhorizon import profiles
 from openhorizon.config import RouterConfig
 from openhorizon.model.load import Checkpoint, Teacher, place
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.model.sharding import duplicate, gathered_on_first
 from openhorizon.train.distillation import distil
+from openhorizon.train.experts import UNTOUCHED
 from openhorizon.train.kept import Kept
 from openhorizon.train.merging import task_arithmetic
 from openhorizon.train.reinforcement import reinforce
@@ -38,6 +40,9 @@ from openhorizon.world import World, joined
 SMALL = replace(MACHINE, micro_tokens=300)  # several passes an update, not as many in each process
 SPREAD = replace(SMALL, expert_parallel=True)
 REPLAY = RouterConfig(balance=0.0, z=0.0, replay=True)
+A1 = profiles.settings("a1", Path(__file__).parents[1])
+WIDE = replace(MACHINE, micro_tokens=1, checkpointing=True)  # a sample a pass, as at 131,072 tokens
+BRIEF = replace(DISTILL, iterations=3, prompts=3, updates=2, top_k=4, temperature=1.0, optim=OPTIM)
 STEPS, STOPPED = 20, 8
 
 
@@ -94,33 +99,63 @@ def grpo_spread(log: Log) -> torch.nn.Module:
     return grpo(log, SPREAD)
 
 
-def grpo(log: Log, machine: Any = SMALL) -> torch.nn.Module:
-    start = model(1, machine=machine)
+def grpo(
+    log: Log, machine: Any = SMALL, start: Checkpoint | None = None, config: Any = None, router: Any = REPLAY
+) -> torch.nn.Module:
+    start = start or model(1, machine=machine)
     policy, reference = LocalPolicy(start, 8), duplicate(start.model).requires_grad_(False)
-    config = replace(GRPO, iterations=3, prompts=3, group=3, updates=2)
+    config = config or replace(GRPO, iterations=3, prompts=3, group=3, updates=2)
     advantage = normalised(lambda trajectory: outcome(trajectory) + trajectory.seed % 7)
     worlds, budgets = {"count": CountDomain()}, {"count": BUDGET}
-    reinforce(policy, reference, worlds, tasks(9), budgets, config, advantage, 0, machine, log, REPLAY)  # type: ignore[arg-type]
+    reinforce(policy, reference, worlds, tasks(9), budgets, config, advantage, 0, machine, log, router)  # type: ignore[arg-type]
     return start.model
 
 
-def distillation(log: Log, **changes: Any) -> torch.nn.Module:
-    student, names = model(0), ["count", "far"]
-    teachers = [Teacher(name, model(3 + i)) for i, name in enumerate(names)]
+def distillation(
+    log: Log, machine: Any = SMALL, family: Any = "lfm2_moe", config: Any = None, routers: Any = UNTOUCHED
+) -> torch.nn.Module:
+    student, names = model(0, family, machine), ["count", "far"]
+    teachers = [Teacher(name, model(3 + i, family, machine)) for i, name in enumerate(names)]
     for teacher in teachers:
         teacher.checkpoint.model.requires_grad_(False)
-    config = replace(DISTILL, iterations=3, prompts=3, updates=2, top_k=4, temperature=1.0, optim=OPTIM, **changes)
+    config = config or BRIEF
     prompts = {"count": tasks(9), "far": [replace(task, domain="far", id=f"far-{task.id}") for task in tasks(9, 2)]}
     worlds, budgets = dict.fromkeys(names, CountDomain()), dict.fromkeys(names, BUDGET)
     shown = {name: [[as_domain(one, name)] for one in demonstrations(student, 6)] for name in names}
     router = Router(student, teachers, names, config.routing, 0)
-    distil(LocalPolicy(student, 8), router, worlds, prompts, budgets, config, 0, SMALL, log, demonstrations=shown)  # type: ignore[arg-type]
+    policy = LocalPolicy(student, 8)
+    distil(policy, router, worlds, prompts, budgets, config, 0, machine, log, routers, shown)  # type: ignore[arg-type]
     return student.model
 
 
 def distillation_full(log: Log) -> torch.nn.Module:
     """The teacher's whole distribution, the mean of all teachers, scales that are measured, demonstrations."""
-    return distillation(log, support_loss="full", aggregation="dn_sigma", routing="mixture", on_policy=0.5)
+    config = replace(BRIEF, support_loss="full", aggregation="dn_sigma", routing="mixture", on_policy=0.5)
+    return distillation(log, config=config)
+
+
+def sft_a1(log: Log) -> torch.nn.Module:
+    """The paper's family, and what profile a1 says of its routers."""
+    start = model(0, HYBRID, WIDE)
+    fit(start.model, demonstrations(start, 20), 4 * OPTIM.batch_tokens, OPTIM, 0, WIDE, log, router=A1.router)  # type: ignore[arg-type]
+    return start.model
+
+
+def grpo_a1(log: Log) -> torch.nn.Module:
+    """With the paper's losses and replayed routers; each process has whole experts."""
+    machine = replace(WIDE, expert_parallel=True)
+    config = replace(A1.teach["search"].grpo, iterations=2, prompts=2, group=3, updates=2, optim=OPTIM)
+    return grpo(log, machine, model(1, HYBRID, machine), config, A1.router)
+
+
+def distillation_a1(log: Log) -> torch.nn.Module:
+    config = replace(A1.distill, iterations=2, prompts=3, updates=2, top_k=4, optim=OPTIM)
+    return distillation(log, WIDE, HYBRID, config, A1.router)
+
+
+def distillation_behind(log: Log) -> torch.nn.Module:
+    """Rollouts by older weights: in a thread alone, at once in two processes."""
+    return distillation(log, config=replace(BRIEF, iterations=4, staleness=2))
 
 
 def merging(log: Log) -> torch.nn.Module:
@@ -202,6 +237,7 @@ def run(job: Callable[..., torch.nn.Module], size: int, out: str, folder: Path, 
 def main() -> None:
     folder = Path(sys.argv[1])
     trained = (sft, sft_qwen, sft_spread, grpo, grpo_spread, distillation, distillation_full)
+    trained += (distillation_behind, sft_a1, grpo_a1, distillation_a1)
     for job in (*trained, merging, pieces, pieces_spread):
         for size in (1, 2):
             run(job, size, job.__name__, folder)

@@ -227,6 +227,7 @@ class DistillConfig:
     scale_bounds: tuple[float, ...]  # least and most of a domain's scale (dn_sigma, budget)
     loss_temperature: float  # of both distributions in the loss
     temperature: float  # of the rollouts
+    staleness: int  # iterations that the weights which write rollouts are behind (train/ahead.py); 0: on-policy
     on_policy: float  # share of the samples that the student writes; the others are verified demonstrations
     turn_curriculum: CurriculumConfig | None  # null: episodes are as long as their budgets from the start
     truncated: Literal["keep", "drop"]  # episodes that a budget ended

@@ -164,6 +164,10 @@ def _check_distill(block: DistillConfig, where: str) -> None:
         raise ValueError(f"{where}.direction: forward cannot be estimated from what the student samples (sampled)")
     if not 0 <= block.on_policy <= 1:
         raise ValueError(f"{where}.on_policy: {block.on_policy} is not between 0 and 1")
+    if block.staleness < 0:
+        raise ValueError(f"{where}.staleness: {block.staleness} is less than 0")
+    if block.support_loss == "sampled" and block.staleness:
+        raise ValueError(f"{where}.staleness: {block.staleness}; sampled needs the student's present samples, 0")
     if block.support_loss == "sampled" and block.on_policy < 1:
         raise ValueError(f"{where}.on_policy: {block.on_policy}; sampled needs the student's own samples alone, 1")
     if block.min_headroom is not None and not -1 <= block.min_headroom <= 1:

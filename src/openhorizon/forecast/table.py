@@ -81,7 +81,7 @@ def plan(config: Config, machine: str, lengths: str, given: Path | None, root: P
     known = assumptions(given)
     of_machine, of_lengths = _one(known, "machines", machine), _one(known, "lengths", lengths)
     try:
-        found = works(config, {name: Length(**row) for name, row in of_lengths.items()}, float(known["dead_groups"]))
+        found = works(config, {name: Length(**row) for name, row in of_lengths.items()}, known["dead_groups"])
         block = {key: value for key, value in of_machine.items() if key != "kind"}
         on: Machine = measured(block, root) if of_machine["kind"] == "measured" else Assumed(**block)
     except (KeyError, TypeError) as error:
@@ -109,10 +109,10 @@ def assumptions(given: Path | None) -> dict[str, Any]:
     own = yaml.safe_load(given.read_text(encoding="utf-8"))
     if not isinstance(own, dict) or not own.keys() <= known.keys():
         raise ValueError(f"{given}: expected blocks among {', '.join(known)}")
-    return {
-        name: value | own[name] if name in own and isinstance(value, dict) else own.get(name, value)
-        for name, value in known.items()
-    }
+    for name, block in own.items():
+        if not isinstance(block, dict):
+            raise ValueError(f"{given}: {name} is {block!r}, expected a block: {', '.join(known[name])}")
+    return {name: value | own.get(name, {}) for name, value in known.items()}
 
 
 def model_size(config: Config, architectures: Mapping[str, str]) -> Size:
@@ -125,7 +125,7 @@ def model_size(config: Config, architectures: Mapping[str, str]) -> Size:
     if source == "scratch":
         hf = AutoConfig.for_model(block.family, **sizes_of(config.model, block.vocab_size))
     elif config.model.upcycle is None and Path(source).is_dir():
-        hf = AutoConfig.from_pretrained(source, local_files_only=True)
+        hf = AutoConfig.from_pretrained(source, local_files_only=True).get_text_config()
     elif config.profile in architectures:
         hf = AutoConfig.for_model(architectures[config.profile])
     else:

@@ -42,8 +42,9 @@ class Work:
     alone: bool = False
 
 
-def works(config: Config, lengths: Mapping[str, Length], dead_groups: float) -> list[Work]:
-    """Every stage that runs a model or makes data, in the recipe's order; baselines are not counted.
+def works(config: Config, lengths: Mapping[str, Length], dead_groups: Mapping[str, float]) -> list[Work]:
+    """Every stage that runs a model or makes data, in the recipe's order; baselines are not counted. ``dead_groups`` of
+    GRPO are not trained on: of prompts ``chosen`` by tries, and of ``all``.
 
     Raises:
         ValueError: a domain without a length.
@@ -58,7 +59,10 @@ def works(config: Config, lengths: Mapping[str, Length], dead_groups: float) -> 
     every = fmean(lengths[name].tokens(fmean(config.generate[name].horizons)) for name in config.domains)
     found.append(Work("base", every, trained=config.base.tokens, alone=True))
     found.append(Work("sft", every, trained=config.sft.tokens, alone=True))
-    found += [_teacher(config, name, lengths[name], dead_groups) for name in config.domains]
+    found += [
+        _teacher(config, name, lengths[name], dead_groups["chosen" if config.teach[name].grpo.tries else "all"])
+        for name in config.domains
+    ]
     found.append(_distillation(config, lengths))
     heldout = {
         name: config.evaluate.tasks * lengths[name].tokens(fmean(config.generate[name].heldout_horizons))

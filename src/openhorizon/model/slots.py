@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from transformers import Cache, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin, LinearAttentionLayer
 
 
 def convolution_gap(config: PreTrainedConfig) -> int:
@@ -27,6 +27,12 @@ def fits(config: PreTrainedConfig) -> bool:
     return kinds <= {DynamicLayer, LinearAttentionLayer} and (
         LinearAttentionLayer not in kinds or convolution_gap(config) > 0
     )
+
+
+def recurrent(config: PreTrainedConfig) -> bool:
+    """Whether a layer's state remembers all that it has read (linear attention), not the last few inputs alone."""
+    layers = DynamicCache(config=config).layers
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers) and not convolution_gap(config)
 
 
 class SlotCache(Cache):

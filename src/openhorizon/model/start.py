@@ -99,8 +99,9 @@ def describe(folder: Path, name: str = "") -> Origin:
 
 
 def _settings(folder: Path) -> PreTrainedConfig:
+    """Of its language model, where it sees, too (Qwen3.5)."""
     try:
-        found: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+        found: Any = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder}: no usable config.json ({str(error).splitlines()[0]})") from error
     settings: PreTrainedConfig = found

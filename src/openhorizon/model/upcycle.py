@@ -155,6 +155,8 @@ def _part(name: str) -> str:
         return "norms"
     if "self_attn" in parts:
         return "attention"
+    if "linear_attn" in parts:
+        return "linear attention"
     return "convolutions" if "conv" in parts else "dense MLP"
 
 

@@ -6,13 +6,14 @@ over the teacher's salient vocabulary, averaged by sample, then domain, then ove
 
 TRUNCATED episodes are kept as valid prefixes; ABORTED ones were retried by the rollout and are never trained on. All of
 this is as the block ``distill`` says, whose defaults are the paper's (docs/distillation.md). The frozen copy is the
-student itself between two phases of updates, which is the same thing and costs no memory.
+student itself between two phases of updates, which is the same thing and costs no memory; with ``staleness`` it is one
+of older weights, which writes the rollouts of later iterations meanwhile (``ahead.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from openhorizon.domains.base import Domain, Task
 from openhorizon.losses.reduce import Ratios
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
+from openhorizon.train.ahead import Ahead, Progress, staleness
 from openhorizon.train.compute import Meter, tokens_of
 from openhorizon.train.episodes import rollout
 from openhorizon.train.experts import UNTOUCHED, Experts
@@ -35,6 +37,7 @@ from openhorizon.train.packing import (
     output_layer,
     pack_trajectories,
     passes,
+    recurrent,
     trained_tokens,
 )
 from openhorizon.train.resume import Resume, Tensors
@@ -64,6 +67,36 @@ if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What an iteration is made on: tasks to roll out, demonstrations, and the most turns of either."""
+
+    tasks: Sequence[Task]
+    examples: Sequence[Sequence[Trajectory]]
+    limit: int | None
+
+
+def asked(
+    config: DistillConfig,
+    seed: int,
+    prompts: Mapping[str, Sequence[Task]],
+    demonstrations: Mapping[str, Sequence[Sequence[Trajectory]]],
+) -> list[Asked]:
+    """Of every iteration, in order."""
+    streams = {name: prompt_stream(prompts[name], derive(seed, "prompts", name)) for name in prompts}
+    shown = {name: endless(given, derive(seed, "shown", name)) for name, given in demonstrations.items()}
+    if config.on_policy < 1 and shown.keys() != prompts.keys():
+        raise ValueError(f"distill.on_policy: {config.on_policy} needs demonstrations of {', '.join(prompts)}")
+    shares, found = config.shares or {}, []
+    of_domain = {name: prompts_of(config, shares.get(name, 1.0)) for name in prompts}
+    for iteration in range(config.iterations):
+        given = {name: off_policy(config, iteration, of_domain[name]) for name in prompts}
+        tasks = [next(streams[name]) for name in prompts for _ in range(of_domain[name] - given[name])]
+        examples = [next(shown[name]) for name in prompts for _ in range(given[name])]
+        found.append(Asked(tasks, examples, turn_limit(config, iteration)))
+    return found
+
+
 def distil(
     policy: LocalPolicy,
     router: Router,
@@ -87,76 +120,75 @@ def distil(
     optimizer = Optimizer(model, config.optim, config.iterations * config.updates)
     experts = Experts(model, routers)
     policy.records_experts = routers.replay
-    streams = {name: prompt_stream(prompts[name], derive(seed, "prompts", name)) for name in prompts}
-    shown = {name: endless(given, derive(seed, "shown", name)) for name, given in (demonstrations or {}).items()}
-    if config.on_policy < 1 and shown.keys() != prompts.keys():
-        raise ValueError(f"distill.on_policy: {config.on_policy} needs demonstrations of {', '.join(prompts)}")
+    every = asked(config, seed, prompts, demonstrations or {})
+
+    def write(writer: LocalPolicy, iteration: int, progress: Progress) -> list[Trajectory]:
+        wish, own = every[iteration], derive(seed, "rollout", iteration)
+        return rollout(domains, wish.tasks, writer, budgets, config.temperature, own, progress, wish.limit)
+
     aggregation, first = AGGREGATIONS[config.aggregation], dict[str, torch.Tensor]()
-    at = saved.enter(optimizer=optimizer, experts=experts, meter=meter, first=Tensors(first))
-    scales: dict[str, float] = at.get("scales", {})
-    begin: dict[str, float] = at.get("begin", {})
-    figures: dict[str, float] = at.get("figures", {})
-    for iteration in range(config.iterations):
-        model.eval()
-        clock = Clock(model.device)
-        limit, shares = turn_limit(config, iteration), config.shares or {}
-        of_domain = {name: prompts_of(config, shares.get(name, 1.0)) for name in prompts}
-        given = {name: off_policy(config, iteration, of_domain[name]) for name in prompts}
-        tasks = [next(streams[name]) for name in prompts for _ in range(of_domain[name] - given[name])]
-        examples = [next(shown[name]) for name in prompts for _ in range(given[name])]
-        if iteration < at.get("step", 0):
-            continue
-        rolled = rollout(
-            domains, tasks, policy, budgets, config.temperature, derive(seed, "rollout", iteration), max_turns=limit
-        )
-        meter.forward("rollout", model, tokens_of(rolled))
-        clock.lap("rollout")
-        figures = {}
-        for name in prompts if rolled else ():
-            figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
-        unused = {Status.ABORTED} | ({Status.TRUNCATED} if config.truncated == "drop" else set())
-        trajectories = [context for t in rolled if t.status not in unused for context in t.contexts]
-        trajectories += [context for example in examples for context in first_turns(example, limit)]
-        scores = router.score(trajectories, wanted(config), policy.never, machine)
-        read = router.read(trajectories)
-        for teacher, count in read:
-            meter.forward("scoring", teacher, count)
-        tokens = tokens_of(trajectories)
-        if aggregation.measured and trajectories:
-            meter.forward("scoring", model, tokens)
-            ratios = log_ratios(model, trajectories, scores, wanted(config), policy.never, machine)
-            if not first:
-                first.update(ratios)
-            scales = aggregation.scales(ratios, first, (config.scale_bounds[0], config.scale_bounds[1]))
-            figures |= {f"scale@{name}": scale for name, scale in scales.items()}
-        clock.lap("scoring")
-        model.train()
-        totals: dict[str, list[float]] = {}
-        for batch in minibatches(trajectories, config.updates, derive(seed, "minibatches", iteration)):
-            watch = Watch()
-            chosen, said = [trajectories[i] for i in batch], [scores[i] for i in batch]
-            step = optimizer.step(losses(model, chosen, said, config, machine, watch, experts, scales))
-            watch.share()
-            for key, value in (step | watch.figures()).items():
-                totals.setdefault(key, []).append(value)
-        clock.lap("update")
-        figures |= {key: sum(values) / len(values) for key, values in totals.items()}
-        curves, worst = experts.health()
-        begin = begin or (figures if trajectories else {})
-        wrong = alarms(figures, begin, config.alarm)
-        figures |= worst | {"alarms": len(wrong)}
-        meter.trained("update", model, tokens)
-        curves |= {"tokens_rollout": sum(sum(t.loss_mask) for t in rolled), "tokens_update": tokens}
-        curves["tokens_scoring"] = sum(count for _, count in read)
-        log.tokens(tokens)
-        log.metrics(iteration, **figures, **curves)
-        log.timing(iteration, **{f"seconds_{name}": seconds for name, seconds in clock.seconds.items()})
-        for words in wrong:
-            print(f"distill: iteration {iteration + 1}: {words}", flush=True)
-        if wrong and config.alarm.stop:
-            raise ValueError(f"distill.alarm: stopped at iteration {iteration + 1}: {'; '.join(wrong)}")
-        log.progress(iteration + 1, config.iterations, _progress(figures, prompts))
-        saved.after(iteration + 1, scales=scales, begin=begin, figures=figures)
+    with Ahead(policy, config.staleness, config.iterations, write) as ahead:
+        at = saved.enter(optimizer=optimizer, experts=experts, meter=meter, first=Tensors(first), **ahead.parts())
+        done: int = at.get("step", 0)
+        ahead.begin(done)
+        scales: dict[str, float] = at.get("scales", {})
+        begin: dict[str, float] = at.get("begin", {})
+        figures: dict[str, float] = at.get("figures", {})
+        for iteration in range(done, config.iterations):
+            model.eval()
+            clock = Clock(model.device)
+            rolled, took = ahead.take(iteration)
+            meter.forward("rollout", model, tokens_of(rolled))
+            clock.lap("rollout")
+            figures = {}
+            for name in prompts if rolled else ():
+                figures |= rollout_figures(name, [t for t in rolled if t.task.domain == name])
+            unused = {Status.ABORTED} | ({Status.TRUNCATED} if config.truncated == "drop" else set())
+            trajectories = [context for t in rolled if t.status not in unused for context in t.contexts]
+            trajectories += [
+                context for one in every[iteration].examples for context in first_turns(one, every[iteration].limit)
+            ]
+            scores = router.score(trajectories, wanted(config), policy.never, machine)
+            read = router.read(trajectories)
+            for teacher, count in read:
+                meter.forward("scoring", teacher, count)
+            tokens = tokens_of(trajectories)
+            if aggregation.measured and trajectories:
+                meter.forward("scoring", model, tokens)
+                ratios = log_ratios(model, trajectories, scores, wanted(config), policy.never, machine)
+                if not first:
+                    first.update(ratios)
+                scales = aggregation.scales(ratios, first, (config.scale_bounds[0], config.scale_bounds[1]))
+                figures |= {f"scale@{name}": scale for name, scale in scales.items()}
+            clock.lap("scoring")
+            model.train()
+            totals: dict[str, list[float]] = {}
+            for batch in minibatches(trajectories, config.updates, derive(seed, "minibatches", iteration)):
+                watch = Watch()
+                chosen, said = [trajectories[i] for i in batch], [scores[i] for i in batch]
+                step = optimizer.step(losses(model, chosen, said, config, machine, watch, experts, scales))
+                watch.share()
+                for key, value in (step | watch.figures()).items():
+                    totals.setdefault(key, []).append(value)
+            clock.lap("update")
+            figures |= {key: sum(values) / len(values) for key, values in totals.items()}
+            curves, worst = experts.health()
+            begin = begin or (figures if trajectories else {})
+            wrong = alarms(figures, begin, config.alarm)
+            figures |= worst | {"alarms": len(wrong)}
+            meter.trained("update", model, tokens)
+            curves |= {"tokens_rollout": sum(sum(t.loss_mask) for t in rolled), "tokens_update": tokens}
+            curves |= {"staleness": staleness(iteration, config.staleness)} if config.staleness else {}
+            curves["tokens_scoring"] = sum(count for _, count in read)
+            log.tokens(tokens)
+            log.metrics(iteration, **figures, **curves)
+            log.timing(iteration, **({f"seconds_{name}": s for name, s in clock.seconds.items()} | took))
+            for words in wrong:
+                print(f"distill: iteration {iteration + 1}: {words}", flush=True)
+            if wrong and config.alarm.stop:
+                raise ValueError(f"distill.alarm: stopped at iteration {iteration + 1}: {'; '.join(wrong)}")
+            log.progress(iteration + 1, config.iterations, _progress(figures, prompts))
+            saved.after(iteration + 1, scales=scales, begin=begin, figures=figures)
     if not begin:
         raise ValueError(
             f"distill: no sample to train on in {config.iterations} iterations; truncated: {config.truncated}"
@@ -210,7 +242,7 @@ def losses(
     weight_S = AGGREGATIONS[config.aggregation].weights(domain_S, tokens_S).to(device)
     if scales:
         weight_S = weight_S * torch.tensor([scales[t.task.domain] for t in trajectories], device=device)
-    for turn in passes(trajectories, machine.micro_tokens):
+    for turn in passes(trajectories, machine.micro_tokens, recurrent(model)):
         part = turn.samples
         packed = pack_trajectories(model, [trajectories[i] for i in part], machine)
         sample_N = torch.tensor(part)[packed.sample_RT[packed.train_RT]]

@@ -3,7 +3,9 @@
 Attention is kept inside a sample, and positions start at 0 again: by a block-diagonal causal mask in rows of at most
 ``masked_row`` tokens, by the samples' bounds in longer ones (``model/attention.py``). A short convolution sees its last
 few inputs whatever the mask, so that samples are separated by ``gap`` padding positions whose inputs the model zeroes:
-with gap ≥ kernel - 1 a packed sample gives the same numbers as an unpacked one.
+with gap ≥ kernel - 1 a packed sample gives the same numbers as an unpacked one. The state of a recurrent layer (linear
+attention) passes any gap, so that a model with such layers is given each sample in a row of its own, and samples of
+like lengths together.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from transformers import PreTrainedModel
 
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.config import MachineConfig
+from openhorizon.model import slots
 from openhorizon.model.attention import bounds
 from openhorizon.world import World
 
@@ -36,16 +39,18 @@ class Pack:
         return int((self.sample_RT >= 0).sum())
 
 
-def pack(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], row_tokens: int, gap: int, pad_id: int) -> Pack:
+def pack(
+    samples: Sequence[tuple[Sequence[int], Sequence[bool]]], row_tokens: int, gap: int, pad_id: int, apart: bool = False
+) -> Pack:
     """First-fit decreasing. Each sample is (ids, loss mask); its first token never carries loss. Rows are as long as
-    the longest sample or ``row_tokens``, whichever is more, cut to what is used."""
+    the longest sample or ``row_tokens``, whichever is more, cut to what is used. ``apart``: a row a sample."""
     order = sorted(range(len(samples)), key=lambda i: (-len(samples[i][0]), i))
     capacity = max(row_tokens, len(samples[order[0]][0]))
     rows: list[list[tuple[int, int]]] = []  # (sample, start)
     used: list[int] = []
     for i in order:
         length = len(samples[i][0])
-        row = next((r for r, end in enumerate(used) if end + gap + length <= capacity), None)
+        row = None if apart else next((r for r, end in enumerate(used) if end + gap + length <= capacity), None)
         if row is None:
             rows.append([(i, 0)])
             used.append(length)
@@ -73,26 +78,34 @@ def pack(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], row_tokens: in
 
 def convolution_gap(model: PreTrainedModel) -> int:
     """Padding positions between packed samples that this model's convolutions need."""
-    return int(getattr(model.config, "conv_L_cache", 1)) - 1
+    return slots.convolution_gap(model.config)
+
+
+def recurrent(model: PreTrainedModel) -> bool:
+    """Whether this model's samples must be kept apart, each in a row of its own."""
+    return slots.recurrent(model.config)
 
 
 def pack_trajectories(model: PreTrainedModel, trajectories: Sequence[Trajectory], machine: MachineConfig) -> Pack:
     """Trajectories as this model and machine take them."""
     samples = [(t.ids, t.loss_mask) for t in trajectories]
-    return pack(samples, machine.row_tokens, convolution_gap(model), int(model.config.pad_token_id or 0))
+    pad_id = int(model.config.pad_token_id or 0)
+    return pack(samples, machine.row_tokens, convolution_gap(model), pad_id, recurrent(model))
 
 
-def micro_batches(trajectories: Sequence[Trajectory], tokens: int) -> list[list[int]]:
+def micro_batches(trajectories: Sequence[Trajectory], tokens: int, apart: bool = False) -> list[list[int]]:
     """Indices of consecutive groups of at most ``tokens`` tokens (one trajectory at least): an update's parts, whose
-    graphs are held one at a time."""
+    graphs are held one at a time. ``apart``: rows are of one sample, and the padding to the longest counts, too."""
     groups: list[list[int]] = []
-    size = 0
-    for i, trajectory in enumerate(trajectories):
-        if not groups or size + len(trajectory.ids) > tokens:
+    size = longest = 0
+    for i, length in enumerate(len(trajectory.ids) for trajectory in trajectories):
+        longest = max(longest, length)
+        grown = (len(groups[-1]) + 1) * longest if groups and apart else size + length
+        if not groups or grown > tokens:
             groups.append([])
-            size = 0
+            grown = longest = length
         groups[-1].append(i)
-        size += len(trajectory.ids)
+        size = grown
     return groups
 
 
@@ -104,19 +117,19 @@ class Pass:
     counts: bool = True
 
 
-def passes(trajectories: Sequence[Trajectory], tokens: int) -> list[Pass]:
-    """This process's share of an update, in ``micro_batches``. All processes make as many passes, since they put the
-    layers together for each other; who has fewer makes some that do not count."""
-    world = World.here()
-    shares = [list(range(len(trajectories)))]
-    if world.size > 1:
-        shares = _dealt([len(trajectory.ids) for trajectory in trajectories], world.size)
+def passes(trajectories: Sequence[Trajectory], tokens: int, apart: bool = False) -> list[Pass]:
+    """This process's share of an update, in ``micro_batches``, ``apart`` long samples first. All processes make as many
+    passes, since they put the layers together for each other; who has fewer makes some that do not count."""
+    world, lengths = World.here(), [len(trajectory.ids) for trajectory in trajectories]
+    shares = [list(range(len(trajectories)))] if world.size == 1 else _dealt(lengths, world.size)
+    if apart:
+        shares = [sorted(share, key=lambda i: -lengths[i]) for share in shares]
     every = [
-        [Pass([share[i] for i in part]) for part in micro_batches([trajectories[i] for i in share], tokens)]
+        [Pass([share[i] for i in part]) for part in micro_batches([trajectories[i] for i in share], tokens, apart)]
         for share in shares
     ]
     mine, most = every[world.rank], max(len(made) for made in every)
-    shortest = min(range(len(trajectories)), key=lambda i: len(trajectories[i].ids), default=0)
+    shortest = min(range(len(trajectories)), key=lengths.__getitem__, default=0)
     return mine + [Pass([shortest], counts=False)] * (most - len(mine))
 
 

@@ -27,6 +27,7 @@ from openhorizon.train.packing import (
     pack_trajectories,
     packed_hidden,
     passes,
+    recurrent,
     trained_tokens,
 )
 from openhorizon.train.resume import Resume, Weights
@@ -232,7 +233,7 @@ def _update(
         chosen = [trajectories[i] for i in batch]
         weights = token_weights([trained_tokens(t) for t in chosen], config.normalise)
         update_tokens = sum(len(t.ids) for t in chosen)
-        for turn in passes(chosen, micro_tokens):
+        for turn in passes(chosen, micro_tokens, recurrent(model)):
             part = turn.samples
             packed = pack_trajectories(model, [chosen[i] for i in part], machine)
             targets_N = packed.ids_RT[packed.train_RT].to(model.device)
@@ -253,9 +254,9 @@ def _update(
 
     for batch in minibatches(trajectories, config.updates, seed):
         update = optimizer.step(losses(batch))
-        for together in zip(*World.here().gather(seen), strict=True):  # passes side by side
-            for i, name in enumerate(("clip_fraction", "kl", "entropy")):
-                totals.setdefault(name, []).append(mean([(means[i], tokens) for tokens, means in together]))
+        whole = [one for share in World.here().gather(seen) for one in share]
+        for i, name in enumerate(("clip_fraction", "kl", "entropy")):
+            totals.setdefault(name, []).append(mean([(means[i], tokens) for tokens, means in whole]))
         seen.clear()
         for name, value in update.items():
             totals.setdefault(name, []).append(value)

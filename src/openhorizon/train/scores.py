@@ -19,7 +19,14 @@ from transformers import PreTrainedModel
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.config import MachineConfig
 from openhorizon.losses.chunked import CHUNK_LOGITS, by_chunks
-from openhorizon.train.packing import output_layer, pack_trajectories, packed_hidden, passes
+from openhorizon.train.packing import (
+    convolution_gap,
+    output_layer,
+    pack_trajectories,
+    packed_hidden,
+    passes,
+    recurrent,
+)
 from openhorizon.world import World
 
 Head = Callable[[torch.Tensor], torch.Tensor]  # hidden states (N, H) → logits (N, V)
@@ -94,9 +101,10 @@ def score(
         return top.indices, top.values - total_C1, written_C
 
     results: dict[int, TeacherScores] = {}
-    for turn in passes(trajectories, machine.micro_tokens):
+    strictest = max(models, key=lambda model: (recurrent(model), convolution_gap(model)))  # what keeps all from leaking
+    for turn in passes(trajectories, machine.micro_tokens, recurrent(strictest)):
         part = turn.samples
-        packed = pack_trajectories(models[0], [trajectories[i] for i in part], machine)
+        packed = pack_trajectories(strictest, [trajectories[i] for i in part], machine)
         hidden = [packed_hidden(model, packed, machine) for model in models]
         rows = (packed.ids_RT[packed.train_RT].to(device), *hidden[1:])
         size = CHUNK_LOGITS // len(models)

@@ -21,6 +21,7 @@ from openhorizon.train.packing import (
     output_layer,
     pack_trajectories,
     passes,
+    recurrent,
     trained_tokens,
 )
 from openhorizon.train.resume import Resume
@@ -88,7 +89,7 @@ def losses(
     head, experts = output_layer(model, machine), experts or Experts(model, UNTOUCHED)
     update_tokens = tokens_of(batch)
     trainable = sum(trained_tokens(trajectory) for trajectory in batch)
-    for part in passes(batch, machine.micro_tokens):
+    for part in passes(batch, machine.micro_tokens, recurrent(model)):
         packed = pack_trajectories(model, [batch[i] for i in part.samples], machine)
         targets_N = packed.ids_RT[packed.train_RT].to(model.device)
         hidden_NH, auxiliary = experts.hidden(packed, machine, update_tokens, part.counts)
