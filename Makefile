@@ -9,12 +9,13 @@ BIN := $(VENV)/bin
 PINS := requirements.lock requirements-nodeps.lock pyproject.toml
 STAMP := $(VENV)/.installed-$(shell cat $(PINS) scripts/install-megablocks | cksum | cut -d' ' -f1)
 
-.PHONY: help setup gpu reproduce test test-long chaos lint up mlflow doctor clean
+.PHONY: help setup gpu reproduce test test-long coverage chaos lint up mlflow doctor clean
 
 help:
 	@echo "make reproduce [PROFILE=smoke|laptop]   run the whole recipe; again: only what changed"
 	@echo "make test [JOBS=2]                      linter, types, tests, so many at once"
 	@echo "make test-long                          every task of the larger worlds, about an hour"
+	@echo "make coverage [JOBS=2]                  the same tests, and which lines they run, in child processes too"
 	@echo "make chaos [FAULTS=50]                  kill a small reproduction in every stage and check what comes of it"
 	@echo "make gpu                                MegaBlocks' CUDA extension, built for this machine, and a self-test"
 	@echo "make lint | up | mlflow [PORT=5000] | doctor | clean"
@@ -42,6 +43,12 @@ test: lint
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long
 
+coverage: $(STAMP)
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -m "not long" -n $(JOBS) --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
 chaos: $(STAMP)
 	@$(BIN)/python tests/chaos.py --faults $(FAULTS)
 
@@ -55,4 +62,4 @@ doctor: $(STAMP)
 	@$(BIN)/python -m openhorizon doctor
 
 clean:
-	rm -rf artifacts reports mlruns.db* mlartifacts prefect.db* .openhorizon .dvc/cache .dvc/tmp .mypy_cache .ruff_cache .pytest_cache
+	rm -rf artifacts reports mlruns.db* mlartifacts prefect.db* .openhorizon .dvc/cache .dvc/tmp .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from openhorizon import cli, process
+from openhorizon.cli.parser import parse
 from openhorizon.tracking import StageLog
 
 ROOT = Path(__file__).parents[1]
@@ -190,3 +191,11 @@ def test_telemetry_is_off() -> None:
     assert names == set(process.TELEMETRY_OFF)
     assert "analytics = false" in (ROOT / ".dvc/config").read_text()
     assert "analytics_enabled = false" in (ROOT / "pyproject.toml").read_text()
+
+
+def test_what_stands_behind_two_dashes_is_for_inspect_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = parse(["inspect", "task.py", "--model", "m", "--", "-T", "domain=search"])
+    assert (asked.task, asked.model, asked.arguments) == ("task.py", "m", ["-T", "domain=search"])
+    with pytest.raises(SystemExit):
+        parse(["doctor", "--", "-T"])
+    assert "only `inspect` takes arguments behind --" in capsys.readouterr().err

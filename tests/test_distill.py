@@ -12,6 +12,7 @@ from conftest import BUDGET, MACHINE, CountDomain
 from settings import laptop
 from test_training import DISTILL, OPTIM, Log, demonstrations, tasks
 
+from openhorizon.agent.rollout import must_fit
 from openhorizon.agent.trajectory import Turn, write_trajectories
 from openhorizon.artifacts import stage_dir, write_json
 from openhorizon.config import Config
@@ -123,6 +124,22 @@ def test_sft_takes_the_first_demonstrations_that_are_short_enough(
     assert horizons(None, 4) == [1, 5, 2, 1] and horizons(3, 3) == [1, 2, 1] and horizons(3, 9) == [1, 2, 1, 3]
     with pytest.raises(ValueError, match=r"sft\.max_horizon=0: no demonstration of search is that short"):
         horizons(0, 3)
+
+
+def test_every_prompt_is_looked_at_before_a_stage_plays_the_first(tiny: Callable[..., Checkpoint]) -> None:
+    domains: Any = {"count": CountDomain()}
+    short, long = tasks(2)
+    long = replace(long, prompt=" ".join([long.prompt] * 9))
+    renderer = tiny().renderer
+    limit = len(renderer.prompt(CountDomain.system, CountDomain.tools, long.prompt))
+    for room, fits in ((limit, False), (limit + 1, True)):
+        budgets = {"count": replace(BUDGET, context_tokens=room)}
+        if fits:
+            must_fit(domains, [short, long], renderer, budgets)
+            continue
+        wanted = rf"budget\.count\.context_tokens={limit}: the prompt of task {long.id} alone has {limit} tokens"
+        with pytest.raises(ValueError, match=wanted):
+            must_fit(domains, [short, long], renderer, budgets)
 
 
 def test_a_budget_smaller_than_a_prompt_is_refused_before_anything_is_trained(tiny: Callable[..., Checkpoint]) -> None:

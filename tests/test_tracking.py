@@ -25,7 +25,16 @@ from openhorizon.artifacts import write_json
 from openhorizon.config import Config
 from openhorizon.domains.base import Call, Verdict
 from openhorizon.progress import SILENCE_S, Progress, duration
-from openhorizon.tracking import DATABASE, EXPERIMENT, PARENT_VARIABLE, RECORDS, StageLog, reproduction, success
+from openhorizon.tracking import (
+    DATABASE,
+    EXPERIMENT,
+    PARENT_VARIABLE,
+    RECORDS,
+    StageLog,
+    carry,
+    reproduction,
+    success,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,7 +130,7 @@ def test_a_database_that_is_locked_for_a_while_has_the_whole_record_afterwards(
 ) -> None:
     """It goes away in the middle, and for the first flow it stays away: said once, and the next flow writes the rest
     to the same runs, whose status is what it was."""
-    monkeypatch.setattr(tracking, "CARRY_S", 0.1)
+    monkeypatch.setattr(carry, "CARRY_S", 0.1)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     away = threading.Event()
     log_points = tracking.Store._log_points

@@ -5,7 +5,7 @@ A side is
 * a model of this checkout that was evaluated: ``student``, ``teacher@search``, ``baseline@seqkd``;
 * a folder with ``records.parquet``: ``artifacts/evaluate/MODEL`` of any checkout, ``reports/evaluate/NAME``,
   ``reports/bench/NAME/MODEL``; or the records' file itself;
-* ``RUN#MODEL``: the records that the MLflow run of a reproduction keeps (``tracking.py``).
+* ``RUN#MODEL``: the records that the MLflow run of a reproduction keeps (``tracking/``).
 
 Episodes are shown where ``trajectories.parquet`` lies beside the records.
 """

@@ -1,6 +1,6 @@
 """An episode as the spans of a trace: one for the episode, one a turn and a tool call, the verdict beside them.
 
-What is here knows no tracing system; ``tracking.py`` writes it to MLflow. An episode has no times of its own, so
+What is here knows no tracing system; ``tracking/`` writes it to MLflow. An episode has no times of its own, so
 spans follow each other a millisecond apart: their order means something, their length nothing.
 """
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -163,6 +163,28 @@ def allowed_calls(budget: BudgetConfig, horizon: int) -> int:
     return math.ceil(budget.slack * horizon) + budget.extra
 
 
+def must_fit(
+    domains: Mapping[str, Domain], tasks: Iterable[Task], renderer: Renderer, budgets: Mapping[str, BudgetConfig]
+) -> None:
+    """Refuse a prompt that leaves an episode no room, before anything is played or trained.
+
+    Raises:
+        ValueError: with the prompt's tokens and the key of its budget.
+    """
+    for task in tasks:
+        domain = domains[task.world]
+        tokens = len(renderer.prompt(domain.system, domain.tools_for(task), task.prompt))
+        _must_fit(task, tokens, budgets[task.domain])
+
+
+def _must_fit(task: Task, tokens: int, budget: BudgetConfig) -> None:
+    if tokens >= budget.context_tokens:
+        raise ValueError(
+            f"budget.{task.domain}.context_tokens={budget.context_tokens}: the prompt of task "
+            f"{task.id} alone has {tokens} tokens"
+        )
+
+
 def rollout(
     domains: Mapping[str, Domain],
     tasks: Sequence[Task],
@@ -206,11 +228,7 @@ def rollout(
                 verdict, turns = Verdict(False, 0.0, f"environment: {error}"), (Turn("prompt", task.prompt),)
                 finished[i] = Trajectory(task, turns, None, Status.ABORTED, verdict, policy.name, own)
                 continue
-            if len(episodes[i].prompt_ids) >= budget.context_tokens:
-                raise ValueError(
-                    f"budget.{task.domain}.context_tokens={budget.context_tokens}: the prompt of task "
-                    f"{task.id} alone has {len(episodes[i].prompt_ids)} tokens"
-                )
+            _must_fit(task, len(episodes[i].prompt_ids), budget)
         # Long ones together: a batch ends with its longest episode.
         order = sorted(episodes, key=lambda i: (-tasks[i].horizon, i))
         talking = [episodes[i] for i in order]

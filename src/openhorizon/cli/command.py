@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from openhorizon import process
-from openhorizon.cli.parser import parser
+from openhorizon.cli.parser import parse
 
 USER_ERROR = 2
 DEBUG_VARIABLE = "OPENHORIZON_DEBUG"
@@ -17,7 +17,7 @@ DEBUG_VARIABLE = "OPENHORIZON_DEBUG"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     process.telemetry_off()
-    options = parser().parse_args(arguments)
+    options = parse(arguments)
     try:
         return int(options.command(options))
     except KeyboardInterrupt:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     inspected.add_argument("--limit", type=int, help="samples (default: all)")
     inspected.add_argument("--environment", type=Path, default=Path(".openhorizon/inspect"), help="where Inspect is")
     inspected.add_argument("--out", type=Path, help="default: reports/inspect/TASK/MODEL")
-    inspected.add_argument("arguments", nargs="*", help="behind --, for `inspect eval`, such as -- -T domain=search")
+    inspected.epilog = "Behind --: what `inspect eval` takes besides, such as -- -T domain=search"
     add("bridge", run_bridge)
     served = add("serve", serve_model)
     served.add_argument("model", help="base, sft, teacher@DOMAIN, baseline@NAME, student, smollm2 or a folder")
@@ -149,6 +151,19 @@ def parser() -> argparse.ArgumentParser:
     started.add_argument("--prefect-port", type=int, default=PREFECT_PORT)
     started.add_argument("--mlflow-port", type=int, default=MLFLOW_PORT)
     return made
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of one command. What stands behind ``--`` is not looked at: ``inspect`` passes it on, and argparse
+    would count it among the positional arguments, behind which it takes no more of them."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    at = given.index("--") if "--" in given else len(given)
+    made = parser()
+    options = made.parse_args(given[:at])
+    options.arguments = given[at + 1 :]
+    if options.arguments and options.command is not inspect_model:
+        made.error("only `inspect` takes arguments behind --")
+    return options
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

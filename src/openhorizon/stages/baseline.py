@@ -7,9 +7,11 @@ and models are chosen on validation tasks of the teachers: held-out tasks choose
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from openhorizon.agent.compaction import render_contexts
+from openhorizon.agent.rollout import must_fit
 from openhorizon.agent.trajectory import Trajectory, read_tasks, read_trajectories
 from openhorizon.artifacts import checkpoint_dir, read_json, replace_dir, stage_dir, write_json
 from openhorizon.config import Config
@@ -54,6 +56,12 @@ def collect(config: Config, target: str, log: StageLog) -> Given:
         least = min(len(tasks[name]), config.teach[name].validation)
         if count > least:
             raise ValueError(f"baselines.validation={count}: teach.{name}.validation has {least} tasks")
+    prompts = {
+        name: [task for task in mine[config.teach[name].validation :] if task.horizon <= longest]
+        for name, mine in tasks.items()
+    }
+    validation = {name: mine[:count] for name, mine in tasks.items()}
+    must_fit(DOMAINS, chain(*validation.values(), *prompts.values()), start.renderer, config.budget)
 
     def teachers() -> Mapping[str, Checkpoint]:
         found = [load_teacher(checkpoint_dir(f"teacher@{name}"), name, config.machine) for name in config.domains]
@@ -72,11 +80,8 @@ def collect(config: Config, target: str, log: StageLog) -> Given:
         start=start,
         teachers=teachers,
         demonstrations=demonstrations,
-        prompts={
-            name: [task for task in mine[config.teach[name].validation :] if task.horizon <= longest]
-            for name, mine in tasks.items()
-        },
-        validation={name: mine[:count] for name, mine in tasks.items()},
+        prompts=prompts,
+        validation=validation,
         worlds=DOMAINS,
         budgets=config.budget,
         config=config.baselines,

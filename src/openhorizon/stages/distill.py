@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from openhorizon.agent.compaction import render_contexts
+from openhorizon.agent.rollout import must_fit
 from openhorizon.agent.trajectory import Trajectory, read_tasks, read_trajectories
 from openhorizon.artifacts import checkpoint_dir, read_json, replace_dir, stage_dir, write_json
 from openhorizon.config import Config
@@ -42,6 +44,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         ]
         for name in config.domains
     }
+    must_fit(DOMAINS, chain.from_iterable(prompts.values()), student.renderer, config.budget)
     policy = local_policy(student, config.machine)
     demonstrations = {name: verified(config, name, student) for name in config.domains if config.distill.on_policy < 1}
     meter = Meter()

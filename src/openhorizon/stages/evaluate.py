@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from openhorizon.agent.rollout import rollout
+from openhorizon.agent.rollout import must_fit, rollout
 from openhorizon.agent.trajectory import Trajectory, read_trajectories, write_trajectories
 from openhorizon.artifacts import checkpoint_dir, stage_dir
 from openhorizon.bench.evaluation import WAVE, heldout_tasks, write_evaluation
@@ -36,6 +36,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         raise ValueError(f"evaluate: unknown domain {own!r}; known are {', '.join(config.domains)}")
     wanted = heldout_tasks((own,) if own else config.domains, config.evaluate.tasks)
     policy = load_policy(checkpoint, config.machine)
+    must_fit(DOMAINS, wanted, policy.renderer, config.budget)
     saved, size = unfinished(config, "evaluate", model), WAVE * config.machine.rollout_batch
     finished: list[Trajectory] = []
     if saved and saved.names:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from openhorizon.agent.compaction import render_contexts
+from openhorizon.agent.rollout import must_fit
 from openhorizon.agent.trajectory import Status, Trajectory, read_tasks, read_trajectories
 from openhorizon.artifacts import checkpoint_dir, replace_dir, stage_dir, write_json
 from openhorizon.config import Config
@@ -52,6 +53,8 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     validation, training = prompts[: recipe.validation], prompts[recipe.validation :]
     if len(validation) < recipe.validation or not training:
         raise ValueError(f"generate.{target}.prompts={len(prompts)}: too few for teach.{target}.validation and GRPO")
+    played = [task for task in training if task.horizon <= recipe.grpo.max_horizon]
+    must_fit(DOMAINS, [*validation, *played], policy.renderer, config.budget)
 
     def validate(name: str) -> float:
         def progress(done: int, total: int) -> None:
