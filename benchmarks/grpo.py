@@ -100,7 +100,7 @@ def train(checkpoint: Checkpoint, config: Config, domain: str, options: argparse
     grpo = replace(recipe.grpo, optim=optim, validate_every=options.every, **changes)
     policy, log, seed = local_policy(checkpoint, config.machine), Said(), derive(options.seed, "grpo", domain)
     tasks = heldout(domain, options.tasks, options.horizon)
-    prompts = read_tasks(stage_dir("generate", domain) / "prompts.parquet")[recipe.validation :]
+    prompts = read_tasks(stage_dir("generate", domain) / "prompts.parquet")
     began, before, states = time.perf_counter(), list[float](), list[dict[str, Any]]()
 
     def look(name: str) -> bool:

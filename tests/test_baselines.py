@@ -277,7 +277,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[...,
         save_checkpoint(checkpoint.model, checkpoint.tokenizer, checkpoint_dir(model))
     for name in ("search", "instruction"):
         stage_dir("generate", name).mkdir(parents=True)
-        write_tasks(stage_dir("generate", name) / "prompts.parquet", of(name, tasks(100, horizon=2)))
+        made = of(name, tasks(100, horizon=2))
+        write_tasks(stage_dir("generate", name) / "prompts.parquet", made[96:])
+        write_tasks(stage_dir("generate", name) / "validation.parquet", made[:96])
     write_json(stage_dir("distill") / "metrics.json", {"spent_flops": 123})
     return tmp_path
 

@@ -177,7 +177,7 @@ def test_groups_are_the_connected_pages() -> None:
     draw = random.Random(0)
     golds = [tuple(sorted(draw.sample([f"p{i}" for i in range(120)], 2))) for _ in range(70)]
     splits = split_groups(golds)
-    assert set(splits.values()) == {"train", "heldout"}
+    assert set(splits.values()) == {"train", "validation", "heldout"}
     for gold in golds:
         group = set(gold)
         while True:

@@ -8,8 +8,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -32,6 +33,7 @@ SMALL = GenerateConfig(
     worlds=("notes",),
     demonstrations=30,
     prompts=12,
+    validation=6,
     heldout=12,
     horizons=(1, 2, 4),
     heldout_horizons=(2, 8),
@@ -121,7 +123,9 @@ def test_metrics_agree_with_the_files() -> None:
     folder = run(some_config())
     metrics = read_json(folder / "metrics.json")
     rejected = read_trajectories(folder / "rejected.parquet")
-    assert metrics["counts"] == {"demonstrations": 30, "heldout": 12, "prompts": 12, "rejected": len(rejected)}
+    assert metrics["counts"] == {
+        "demonstrations": 30, "heldout": 12, "validation": 6, "prompts": 12, "rejected": len(rejected)
+    }  # fmt: skip
     solved = metrics["acceptance"]["demonstrations"]
     assert solved["accepted"] == 30
     assert solved["valid"] == len(rejected)
@@ -159,9 +163,46 @@ def test_same_seed_same_bytes_in_processes_with_other_hash_seeds() -> None:
         subprocess.run([sys.executable, "-c", script], cwd=name, env=env, check=True)
         found.append(digests(Path(name) / stage_dir("generate", "notes")))
     assert found[0] == found[1]
-    assert len(found[0]) == 9
+    assert len(found[0]) == 10
     other = digests(run(some_config(seed=1)))
     assert all(other[name] != found[0][name] for name in other)
+
+
+def test_what_validation_stands_on_no_training_task_stands_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 30 pairs most would be in both by chance; nor does validation take anything of the held-out tasks."""
+
+    class Few(Notes):
+        def propose(self, rng: random.Random, split: Split, horizon: int, seed: int) -> Task | None:
+            task = super().propose(rng, split, horizon, seed)
+            return task and replace(task, entity_pairs=((split.replace("heldout", "train"), str(seed % 30)),))
+
+    monkeypatch.setitem(DOMAINS, "notes", Few())
+    folder = run(some_config(replace(SMALL, shards=2)))
+    tasks = {name: read_tasks(folder / f"{name}.parquet") for name in ("heldout", "validation", "prompts")}
+    tasks["train"] = [*tasks.pop("prompts"), *(t.task for t in taught())]
+    assert Counter(t.horizon for t in tasks["validation"]) == {1: 2, 2: 2, 4: 2}
+    assert [len(tasks[name]) for name in ("heldout", "validation", "train")] == [12, 6, 42]
+    for one, other in combinations(tasks.values(), 2):
+        assert {p for t in one for p in t.entity_pairs}.isdisjoint(p for t in other for p in t.entity_pairs)
+    metrics = read_json(folder / "metrics.json")
+    assert metrics["decontamination"]["pairs_dropped"] > 0 < metrics["acceptance"]["validation"]["shared pair"]
+    assert metrics["decontamination"]["validation_pairs"] == len({t.entity_pairs for t in tasks["validation"]})
+
+
+def test_a_domain_may_set_apart_what_validation_stands_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Apart(Notes):
+        apart = True
+        asked: ClassVar[set[str]] = set()
+
+        def propose(self, rng: random.Random, split: Split, horizon: int, seed: int) -> Task | None:
+            self.asked.add(split)
+            task = super().propose(rng, "train" if split == "validation" else split, horizon, seed)
+            return task and replace(task, split=split)
+
+    monkeypatch.setitem(DOMAINS, "notes", Apart())
+    validation = read_tasks(run(some_config()) / "validation.parquet")
+    assert Apart.asked == {"train", "validation", "heldout"}
+    assert {task.split for task in validation} == {"validation"}
 
 
 def test_more_prompts_leave_the_demonstrations_as_they_are() -> None:
@@ -303,8 +344,9 @@ def test_shards_made_apart_in_any_order_give_the_same_bytes() -> None:
 
 def test_shards_side_by_side_in_processes_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = yaml.safe_load((REPO / "params.yaml").read_text())
-    small = {"demonstrations": 24, "prompts": 8, "heldout": 8, "shards": 3, "benchmarks": []}
+    small = {"demonstrations": 24, "prompts": 8, "validation": 4, "heldout": 8, "shards": 3, "benchmarks": []}
     raw["generate"]["tool_calling"] |= small | {"horizons": [1, 2, 3], "heldout_horizons": [2]}
+    raw["teach"]["tool_calling"]["validation"] = 4
     Path("params.yaml").write_text(yaml.safe_dump(raw))
     config = configs.load()
     monkeypatch.setenv("PYTHONPATH", str(REPO / "src"))
@@ -318,8 +360,9 @@ def test_shards_side_by_side_in_processes_give_the_same_bytes(monkeypatch: pytes
 
 def test_a_shard_that_fails_in_its_process_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = yaml.safe_load((REPO / "params.yaml").read_text())
-    small = {"demonstrations": 24, "heldout": 0, "shards": 2, "benchmarks": [], "max_proposals": 3}
+    small = {"demonstrations": 24, "validation": 0, "heldout": 0, "shards": 2, "benchmarks": [], "max_proposals": 3}
     raw["generate"]["tool_calling"] |= small
+    raw["teach"]["tool_calling"]["validation"] = 0
     Path("params.yaml").write_text(yaml.safe_dump(raw))
     monkeypatch.setenv("PYTHONPATH", str(REPO / "src"))
     monkeypatch.setattr(generate, "_processes", lambda _: 2)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -227,10 +228,11 @@ def test_guesses_never_pass(tasks: list[Task]) -> None:
 
 def test_splits_share_no_question_and_no_gold_page(tasks: list[Task]) -> None:
     lib = library()
-    pages: dict[str, set[str]] = {"train": set(), "heldout": set()}
+    pages: dict[str, set[str]] = {"train": set(), "validation": set(), "heldout": set()}
     for question in lib.questions.values():
         pages[question.split] |= set(question.pages)
-    assert pages["train"] and pages["heldout"] and not pages["train"] & pages["heldout"]
+    for one, other in combinations(pages.values(), 2):
+        assert one and other and not one & other
     share = sum(question.split == "heldout" for question in lib.questions.values()) / len(lib.questions)
     assert 0.2 < share < 0.3
     for task in tasks:

@@ -122,6 +122,9 @@ def test_held_out_shares_nothing_with_training(project: Path) -> None:
         assert not {t.seed for t in held} & {t.seed for t in train}
         assert not {p for t in held for p in t.entity_pairs} & {p for t in train for p in t.entity_pairs}
         assert not {t.prompt for t in held} & {t.prompt for t in train}
+        chosen_by = read_tasks(folder / "validation.parquet")
+        assert len(chosen_by) == 16
+        assert not {p for t in chosen_by for p in t.entity_pairs} & {p for t in (*held, *train) for p in t.entity_pairs}
 
 
 def test_records_agree_with_the_rates(project: Path) -> None:
@@ -156,8 +159,7 @@ def test_the_same_seed_gives_the_same_bytes(project: Path) -> None:
     """Forced again, without Prefect: data, a teacher and its evaluation come out with the hashes they had."""
     before = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
     again = ("generate@tool_calling", "base", "teach@tool_calling", "evaluate-teacher@tool_calling")
-    for stage in again:
-        command(project, "-m", "openhorizon.process", "repro", "--force", "--single-item", stage)
+    command(project, "-m", "openhorizon.process", "repro", "--force", "--single-item", *again)
     after = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
     for stage in again:
         assert after[stage]["outs"] == before[stage]["outs"], stage
@@ -185,8 +187,8 @@ def test_a_fresh_clone_pulls_everything_and_runs_nothing(project: Path, tmp_path
         subprocess.run(["git", *words], cwd=project, check=True)
     subprocess.run(["git", "clone", "--quiet", str(project), str(tmp_path / "clone")], check=True)
     for root, direction in ((project, "push"), (tmp_path / "clone", "pull")):
-        remote = ("remote", "add", "--force", "--local", "--default", "store", str(tmp_path / "store"))
-        command(root, "-m", "openhorizon.process", *remote)
+        remote = f"[core]\nremote = store\n['remote \"store\"']\nurl = {tmp_path / 'store'}\n"
+        (root / ".dvc" / "config.local").write_text(remote)
         command(root, "-m", "openhorizon.process", direction, "--quiet")
     clone = tmp_path / "clone"
     assert results(clone) == results(project)

@@ -22,9 +22,10 @@ from openhorizon.agent.player import TOO_LONG, Player, PolicyPlayer, Script
 from openhorizon.agent.trajectory import Status, Trajectory, read_trajectories, write_tasks
 from openhorizon.artifacts import checkpoint_dir, stage_dir
 from openhorizon.bench.base import read_records
+from openhorizon.bench.journal import journal_path
 from openhorizon.bench.public import BENCHMARKS
 from openhorizon.bench.public.base import Benchmark, Metrics, Value
-from openhorizon.bench.public.journal import Journal, journal_path
+from openhorizon.bench.public.journal import Journal
 from openhorizon.bench.public.reported import reported, table
 from openhorizon.bench.public.run import Sampling, reference, run
 from openhorizon.bench.public.summary import counts, failures, rates

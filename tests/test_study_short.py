@@ -70,18 +70,14 @@ def test_objective_points_the_right_way(project: Path) -> None:
         assert sum(f" {stage}: done" in line for line in runs) == 1, f"{stage} is shared by all arms"
 
 
-def test_what_is_done_is_not_done_again(project: Path) -> None:
+def test_what_is_done_is_not_done_again_and_what_is_lost_is_restored(project: Path) -> None:
+    """What an interrupted or cleaned workspace lacks comes back from the cache; nothing is trained again."""
+    shutil.rmtree(project / ".openhorizon/studies/recover/short/private-10/artifacts/distill")
     before = {claim.id: claim.effect for claim in read_claims(project)}
     costs = {path.name: path.read_text() for path in (project / ".openhorizon/studies/costs").iterdir()}
     printed = command(project, "-m", "openhorizon", "study", "recover", "--short")
-    assert ": done in" not in printed and "up to date" in printed
+    assert ": done in" not in printed and "private-10 distill: restored" in printed
+    assert "private-10 sft: up to date" in printed
     assert {claim.id: claim.effect for claim in read_claims(project)} == before
     assert {path.name: path.read_text() for path in (project / ".openhorizon/studies/costs").iterdir()} == costs
     assert all(json.loads(text)["tokens"] for name, text in costs.items() if "sft" in text)
-
-
-def test_a_lost_artifact_comes_back_from_the_cache(project: Path) -> None:
-    """What an interrupted or cleaned workspace lacks is restored, not trained again."""
-    shutil.rmtree(project / ".openhorizon/studies/recover/short/private-10/artifacts")
-    printed = command(project, "-m", "openhorizon", "study", "recover", "--short")
-    assert "private-10 distill: restored" in printed and ": done in" not in printed

@@ -8,6 +8,8 @@ import json
 import os
 import random
 from collections.abc import Iterator
+from itertools import combinations
+from typing import get_args
 
 import jsonschema
 import pytest
@@ -119,6 +121,15 @@ def test_splits_share_no_pair_no_prompt_and_no_seed(world: str) -> None:
     train, heldout = some(world, "train"), some(world, "heldout")
     assert {p for t in train for p in t.entity_pairs}.isdisjoint(p for t in heldout for p in t.entity_pairs)
     assert {t.prompt for t in train}.isdisjoint(t.prompt for t in heldout)
+
+
+@pytest.mark.parametrize("world", [key for key in DOMAINS if DOMAINS[key].apart])
+def test_what_is_set_apart_for_validation_is_in_no_other_split(world: str) -> None:
+    pairs = {split: {p for t in some(world, split) for p in t.entity_pairs} for split in get_args(Split)}
+    assert len(pairs) == 3
+    for one, other in combinations(pairs.values(), 2):
+        assert one and one.isdisjoint(other)
+    assert {task.split for task in some(world, "validation")} == {"validation"}
 
 
 @pytest.mark.parametrize("world", SHORT)

@@ -15,7 +15,7 @@ PARTS = ("src", "flows", "profiles", "dvc.yaml", "pyproject.toml", ".dvc/config"
 DOMAINS = ("search", "tool_calling")
 GRPO = {"iterations": 3, "validate_every": 2, "prompts": 2, "group": 3, "stop_drop": 1.0, "dead_stop": 9}
 TINY: dict[str, Any] = {
-    "generate": {"default": {"demonstrations": 60, "prompts": 30, "heldout": 20}},
+    "generate": {"default": {"demonstrations": 60, "prompts": 30, "validation": 6, "heldout": 20}},
     "model": {"scratch": {"vocab_size": 512}},
     "base": {"tokens": 24000, "demonstrations": 60},
     "sft": {"tokens": 24000, "demonstrations": 60},

@@ -2,7 +2,7 @@
 
 Layout, relative to the project's root (a stage's working directory):
 
-    artifacts/generate/DOMAIN/  demonstrations, rejected, prompts and heldout .parquet; graph/; metrics.json
+    artifacts/generate/DOMAIN/  demonstrations, rejected, prompts, validation, heldout .parquet; graph/; metrics.json
     artifacts/base|sft|distill/ Hugging Face checkpoint with tokenizer, curves.jsonl, metrics.json
     artifacts/teach/DOMAIN/     the same
     artifacts/baseline/NAME/    the same

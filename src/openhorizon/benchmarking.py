@@ -10,7 +10,7 @@ Written are, into a folder that appears only when everything is there:
 
 How long it took is written elsewhere (``timing``), since it differs from run to run.
 
-Finished tasks are kept in a journal meanwhile (bench/public/journal.py), so that what was killed goes on, and a larger
+Finished tasks are kept in a journal meanwhile (bench/journal.py), so that what was killed goes on, and a larger
 ``limit`` plays only what is new.
 """
 
@@ -26,10 +26,11 @@ from openhorizon.agent.player import Player, PolicyPlayer
 from openhorizon.agent.trajectory import Status, iter_tasks, write_trajectories
 from openhorizon.artifacts import replace_dir, stage_dir, write_json, write_text
 from openhorizon.bench.base import Record, write_records
+from openhorizon.bench.journal import code_hash, journal_path
 from openhorizon.bench.public import BENCHMARKS
 from openhorizon.bench.public.base import FLOOR, GOLD, SAMPLE, Benchmark, Result
 from openhorizon.bench.public.folder import open_folder
-from openhorizon.bench.public.journal import Journal, code_hash, journal_path
+from openhorizon.bench.public.journal import Journal
 from openhorizon.bench.public.reported import reported
 from openhorizon.bench.public.run import Sampling, reference, run
 from openhorizon.bench.public.summary import LISTED, cost, counts, failures, pace, rates

@@ -20,6 +20,7 @@ class GenerateConfig:
     worlds: tuple[str, ...]  # keys of the registry that tasks are drawn from, in turn; twice: twice the share
     demonstrations: int  # accepted trajectories to write
     prompts: int  # training tasks without a trajectory, for GRPO and OPD
+    validation: int  # tasks that choose a teacher's state: they share no entity pair with any of the above
     heldout: int  # evaluation tasks
     horizons: tuple[int, ...]  # tool calls (instruction: reasoning steps) of demonstrations
     heldout_horizons: tuple[int, ...]
@@ -189,7 +190,7 @@ class TeachConfig:
     tokens: int
     sft_optim: OptimConfig
     reward: RewardConfig
-    validation: int  # training-split tasks, used for nothing else, that choose the checkpoint to keep
+    validation: int  # how many of generate.DOMAIN.validation choose the checkpoint to keep
     grpo: GrpoConfig
 
 

@@ -54,7 +54,7 @@ def check(config: Config, where: str) -> None:
             if name not in getattr(config, block):
                 raise ValueError(f"{where}:{block}: missing key {name!r} (a domain under `domains`)")
         _check_generate(config.generate[name], f"{where}:generate.{name}")
-        _check_teach(config.teach[name], config.generate[name].worlds, f"{where}:teach.{name}")
+        _check_teach(config.teach[name], config.generate[name], f"{where}:teach.{name}")
         for world in config.generate[name].worlds or ("",):
             if world not in DOMAINS or DOMAINS[world].name != name:
                 mine = ", ".join(sorted(key for key, domain in DOMAINS.items() if domain.name == name))
@@ -103,12 +103,15 @@ def _check_machine(machine: MachineConfig, where: str) -> None:
         )
 
 
-def _check_teach(block: TeachConfig, worlds: tuple[str, ...], where: str) -> None:
+def _check_teach(block: TeachConfig, data: GenerateConfig, where: str) -> None:
     """Stages on data that is not there, and counts that would train on nothing."""
     for key in ("first", "then"):
         for world in getattr(block, key):
-            if world not in worlds:
-                raise ValueError(f"{where}.{key}: world {world!r} is not generated; generate has {', '.join(worlds)}")
+            if world not in data.worlds:
+                have = ", ".join(data.worlds)
+                raise ValueError(f"{where}.{key}: world {world!r} is not generated; generate has {have}")
+    if block.validation > data.validation:
+        raise ValueError(f"{where}.validation: {block.validation} of {data.validation} tasks that generate makes")
     if not 0 <= block.first_share <= 1:
         raise ValueError(f"{where}.first_share: {block.first_share} is not between 0 and 1")
     _check_grpo(block.grpo, f"{where}.grpo")

@@ -13,6 +13,9 @@ Rules that every domain keeps (tests hold them):
 * The prompt's length does not grow with the horizon: what to do next is learned from observations.
 * The verifier accepts the reference solution (the expert without noise) of every task.
 * Training and held-out tasks share no seed and no entity pair: a pair belongs to one split by its hash.
+* Nor do training tasks and those of validation, by which a teacher's state is chosen. Where tasks stand on a few large
+  things that many of them share (a table, say), the domain sets some of these apart (``Domain.apart``, ``part_of``);
+  elsewhere a few training tasks are taken, and no other training task may share a pair with them.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from typing import Any, Literal
 
 import jsonschema
 
-Split = Literal["train", "heldout"]
+Split = Literal["train", "validation", "heldout"]
 HELDOUT_PERCENT = 25
 
 
@@ -171,6 +174,7 @@ class Domain(ABC):
     system: str  # system prompt, the same for every task
     tools: tuple[Tool, ...]
     scripted: bool = True  # False: no expert, its tasks come with demonstrations (those of the training split)
+    apart: bool = False  # True: ``propose`` knows the split "validation"; False: training tasks serve for it
 
     @property
     def world(self) -> str:
@@ -233,6 +237,14 @@ def split_of(pair: tuple[str, str]) -> Split:
     """The one split that may use this entity pair, by hash: no register of used pairs is needed."""
     digest = hashlib.sha256("\x1f".join(pair).encode()).digest()
     return "heldout" if int.from_bytes(digest[:4], "big") % 100 < HELDOUT_PERCENT else "train"
+
+
+def part_of(pair: tuple[str, str], percent: int) -> Split:
+    """``split_of``, where so many percent of the training pairs are set apart for validation, by a hash of its own."""
+    split = split_of(pair)
+    digest = hashlib.sha256("\x1f".join(pair).encode()).digest()
+    apart = split == "train" and int.from_bytes(digest[4:8], "big") % 100 < percent
+    return "validation" if apart else split
 
 
 class EnvironmentDied(RuntimeError):

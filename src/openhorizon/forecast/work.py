@@ -53,7 +53,7 @@ def works(config: Config, lengths: Mapping[str, Length], dead_groups: Mapping[st
     if missing:
         raise ValueError(f"plan: no episode length for {', '.join(missing)}; name a file that has it: --assumptions")
     found = [
-        Work(f"generate@{name}", generated=block.demonstrations + block.prompts + block.heldout)
+        Work(f"generate@{name}", generated=block.demonstrations + block.prompts + block.validation + block.heldout)
         for name, block in config.generate.items()
     ]
     every = fmean(lengths[name].tokens(fmean(config.generate[name].horizons)) for name in config.domains)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -36,7 +36,7 @@ from openhorizon.kag.solve import DEATH_TRIES, DIED, UNREACHED, Episode, Solver,
 from openhorizon.kag.steer import Region, SolveRates, Turns
 from openhorizon.seeds import derive, rng
 
-PartName = Literal["heldout", "demonstrations", "prompts"]
+PartName = Literal["heldout", "validation", "demonstrations", "prompts"]
 BEFORE_RULES = ("no proposal", "duplicate", "shared prompt", "shared pair", "contaminated")  # a draw met no rule
 BESIDE_RULES = ("solve rate", DIED, UNREACHED)  # refused by no rule either
 TRIED = "tried"  # no refusal: an episode that only measures how often the solver succeeds
@@ -81,15 +81,15 @@ class Part:
 
     @property
     def split(self) -> Split:
-        return "heldout" if self.name == "heldout" else "train"
+        return self.name if self.name == "heldout" or self.name == "validation" else "train"
 
 
 @dataclass
 class Memory:
     """What earlier rounds leave behind for later ones: nothing is proposed twice, no constant answer pays, and nothing
-    that ``barred`` holds or ``contaminated`` finds is used in the training split."""
+    that ``barred`` holds or ``contaminated`` finds is used in another split than the held-out one."""
 
-    proposals: dict[Split, int] = field(default_factory=lambda: {"train": 0, "heldout": 0})
+    proposals: dict[Split, int] = field(default_factory=lambda: {"train": 0, "validation": 0, "heldout": 0})
     seen: Fingerprints = field(default_factory=Fingerprints)
     answers: dict[str, Answers] = field(default_factory=dict)  # by world
     rates: SolveRates = field(default_factory=SolveRates)
@@ -99,6 +99,12 @@ class Memory:
     contaminated: Callable[[Task], str] | None = None
     deaths: int = 0  # how often an environment broke, whether another try mended it or not
     died_in_row: int = 0
+
+    def bar(self, tasks: Iterable[Task]) -> None:
+        """Nothing that is proposed from here on may have a prompt or an entity pair of theirs, but held-out tasks."""
+        for task in tasks:
+            self.barred_prompts.add(task.prompt)
+            self.barred_pairs.update(task.entity_pairs)
 
 
 class SelfPlay:
@@ -169,7 +175,8 @@ class SelfPlay:
         index = memory.proposals[part.split]
         memory.proposals[part.split] = index + 1
         seed = derive(self.seed, region.world, part.split, self.shard, index)
-        task = domain.propose(rng(seed, "propose"), part.split, region.horizon, seed)
+        split: Split = "train" if part.split == "validation" and not domain.apart else part.split
+        task = domain.propose(rng(seed, "propose"), split, region.horizon, seed)
         rule, why = ("no proposal", "the domain found none") if task is None else self._known(part, task)
         self._drawn += task is not None
         self._lost += bool(rule) and task is not None
@@ -189,11 +196,11 @@ class SelfPlay:
         memory = self.memory
         if not memory.seen.add(fingerprint(task)):
             return "duplicate", "same prompt and state as an earlier task"
-        if part.split == "train":
+        if part.split != "heldout":
             if task.prompt in memory.barred_prompts:
-                return "shared prompt", "the other split has this prompt"
+                return "shared prompt", "another split has this prompt"
             if not memory.barred_pairs.isdisjoint(task.entity_pairs):
-                return "shared pair", "the other split has one of its entity pairs"
+                return "shared pair", "another split has one of its entity pairs"
             why = memory.contaminated(task) if memory.contaminated else ""
             if why:
                 return "contaminated", why

@@ -49,13 +49,17 @@ from openhorizon.kag.solve import DIED
 from openhorizon.kag.store import GraphWriter
 from openhorizon.kag.tally import PARTS, Tally
 
+FILES = ("demonstrations", "rejected", "prompts", "validation", "heldout")
+
 
 class ShardWriter:
     """Takes a shard's outcomes. A context manager; ``finish`` comes after it."""
 
-    def __init__(self, folder: Path, worlds: Mapping[str, Domain], heldout: Iterable[Task]) -> None:
+    def __init__(
+        self, folder: Path, worlds: Mapping[str, Domain], heldout: Sequence[Task], validation: Sequence[Task] = ()
+    ) -> None:
         self._folder, self._worlds, self._stack = folder, worlds, ExitStack()
-        self._tally, self._described, self._disjoint = Tally(), Description(), Disjoint(heldout)
+        self._tally, self._described, self._disjoint = Tally(), Description(), Disjoint(heldout, validation)
         self._marks = {name: array("Q") for name in ("demonstrations", "prompts")}
 
     def __enter__(self) -> Self:
@@ -72,7 +76,7 @@ class ShardWriter:
         """Write an outcome back: a demonstration or a rejection with its reason, a prompt, or a count.
 
         Raises:
-            ValueError: an accepted task shares something with a held-out one.
+            ValueError: an accepted task shares something with one that is kept out.
         """
         self._tally.add(part, outcome, bool(self._worlds[outcome.world].tools))
         if not outcome.rule and outcome.episode is not None:
@@ -107,7 +111,7 @@ class ShardWriter:
 
 
 def merge(heldout: Path, shards: Sequence[Path], folder: Path) -> dict[str, Any]:
-    """The held-out tasks and the shards as one artifact in ``folder``; returns what metrics.json says of them.
+    """The tasks that are kept out and the shards as one artifact in ``folder``; returns what metrics.json says of them.
 
     A task that an earlier shard made already is dropped: its demonstration goes to the rejected ones, as a duplicate.
     """
@@ -117,7 +121,8 @@ def merge(heldout: Path, shards: Sequence[Path], folder: Path) -> dict[str, Any]
     for shard, part in zip(shards, parts, strict=True):
         tally.merge(Tally.read(shard / "tally.json"))
         described.merge(Description.from_json(part["described"]))
-    shutil.copyfile(heldout / "heldout.parquet", folder / "heldout.parquet")
+    for name in ("heldout", "validation"):
+        shutil.copyfile(heldout / f"{name}.parquet", folder / f"{name}.parquet")
     if len(shards) == 1:
         for name in ("demonstrations", "rejected", "prompts"):
             shutil.copyfile(shards[0] / f"{name}.parquet", folder / f"{name}.parquet")
@@ -128,9 +133,8 @@ def merge(heldout: Path, shards: Sequence[Path], folder: Path) -> dict[str, Any]
     figures, data = tally.figures(), described.figures()
     return {
         "shards": len(shards),
-        "proposals": {"heldout": held["proposals"], "train": sum(part["proposals"] for part in parts)},
-        "counts": {name: _rows(folder / f"{name}.parquet") for name in ("demonstrations", "rejected", "prompts")}
-        | {"heldout": _rows(folder / "heldout.parquet")},
+        "proposals": {**held["proposals"], "train": sum(part["proposals"] for part in parts)},
+        "counts": {name: _rows(folder / f"{name}.parquet") for name in FILES},
         **figures,
         "environment_deaths": {
             "all": sum(part["deaths"] for part in (held, *parts)),
@@ -152,30 +156,31 @@ def merge(heldout: Path, shards: Sequence[Path], folder: Path) -> dict[str, Any]
 
 
 class Disjoint:
-    """Holds training tasks against held-out ones: no pair, seed or prompt may be in both."""
+    """Holds training tasks against held-out ones and those of validation: no pair, seed or prompt may be in both."""
 
-    def __init__(self, heldout: Iterable[Task]) -> None:
+    def __init__(self, heldout: Sequence[Task], validation: Sequence[Task] = ()) -> None:
         self._held: dict[str, set[Any]] = {"pairs": set(), "seeds": set(), "prompts": set()}
-        for task in heldout:
+        for task in (*heldout, *validation):
             self._held["pairs"].update(task.entity_pairs)
             self._held["seeds"].add(task.seed)
             self._held["prompts"].add(task.prompt)
         self._train_pairs = Fingerprints()
+        self._counted = {"heldout_pairs": heldout, "validation_pairs": validation}
 
     def add(self, task: Task) -> None:
-        """Raises ``ValueError`` where the task shares something with a held-out one."""
+        """Raises ``ValueError`` where the task shares something with one that is kept out."""
         mine: dict[str, set[Any]] = {"pairs": set(task.entity_pairs), "seeds": {task.seed}, "prompts": {task.prompt}}
         shared = {name: self._held[name] & items for name, items in mine.items()}
         found = [f"shared {name} (such as {min(items)!r})" for name, items in shared.items() if items]
         if found:
-            raise ValueError(f"training and held-out tasks overlap: task {task.id}: {', '.join(found)}")
+            raise ValueError(f"training and kept-out tasks overlap: task {task.id}: {', '.join(found)}")
         for pair in task.entity_pairs:
             self._train_pairs.add(digest("\x1f".join(pair)))
 
     def report(self) -> dict[str, int]:
         """How much the splits share, by kind: nothing, or ``add`` would have raised."""
         return {f"shared_{name}": 0 for name in self._held} | {
-            "heldout_pairs": len(self._held["pairs"]),
+            **{name: len({pair for it in tasks for pair in it.entity_pairs}) for name, tasks in self._counted.items()},
             "train_pairs": len(self._train_pairs),
         }
 

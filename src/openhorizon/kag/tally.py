@@ -1,4 +1,4 @@
-"""What a run of self-play counts by part (held-out, demonstrations, prompts) while it streams.
+"""What a run of self-play counts by part (held-out, validation, demonstrations, prompts) while it streams.
 
 One counter keyed by tuples, so that the tallies of shards add up, and nothing of it grows with the number of
 trajectories. What their texts are like is counted by ``describe``.
@@ -17,7 +17,7 @@ from openhorizon.kag.rules import RULES
 from openhorizon.kag.selfplay import BEFORE_RULES, BESIDE_RULES, TRIED, Outcome
 
 Key = tuple[str | int, ...]
-PARTS = ("heldout", "demonstrations", "prompts")
+PARTS = ("heldout", "validation", "demonstrations", "prompts")
 
 
 class Tally:

@@ -50,17 +50,17 @@ def collect(config: Config, target: str, log: StageLog) -> Given:
     flops = read_json(spent).get("spent_flops")
     if flops is None:
         raise ValueError(f"{spent}: does not say what distillation spent; run its stage again")
-    tasks = {name: read_tasks(stage_dir("generate", name) / "prompts.parquet") for name in config.domains}
     longest, count = config.distill.max_horizon, config.baselines.validation
+    prompts, validation = (
+        {name: read_tasks(stage_dir("generate", name) / f"{part}.parquet") for name in config.domains}
+        for part in ("prompts", "validation")
+    )
     for name in config.domains:
-        least = min(len(tasks[name]), config.teach[name].validation)
+        least = min(len(validation[name]), config.teach[name].validation)
         if count > least:
             raise ValueError(f"baselines.validation={count}: teach.{name}.validation has {least} tasks")
-    prompts = {
-        name: [task for task in mine[config.teach[name].validation :] if task.horizon <= longest]
-        for name, mine in tasks.items()
-    }
-    validation = {name: mine[:count] for name, mine in tasks.items()}
+    prompts = {name: [task for task in mine if task.horizon <= longest] for name, mine in prompts.items()}
+    validation = {name: mine[:count] for name, mine in validation.items()}
     must_fit(DOMAINS, chain(*validation.values(), *prompts.values()), start.renderer, config.budget)
 
     def teachers() -> Mapping[str, Checkpoint]:

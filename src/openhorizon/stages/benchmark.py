@@ -1,7 +1,7 @@
 """Stage ``benchmark``: models of this run on a public benchmark, one stage a benchmark (docs/benchmarks.md).
 
 All models of ``benchmarks.models`` are in one stage: finished tasks are kept by the model's weights
-(bench/public/journal.py), so that of several models only one that has changed is played again.
+(bench/journal.py), so that of several models only one that has changed is played again.
 """
 
 from __future__ import annotations

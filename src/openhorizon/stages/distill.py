@@ -39,7 +39,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     prompts = {
         name: [
             task
-            for task in read_tasks(stage_dir("generate", name) / "prompts.parquet")[config.teach[name].validation :]
+            for task in read_tasks(stage_dir("generate", name) / "prompts.parquet")
             if task.horizon <= config.distill.max_horizon
         ]
         for name in config.domains

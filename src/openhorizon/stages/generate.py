@@ -1,11 +1,12 @@
 """Generate one domain's data by self-play: demonstrations, prompts, held-out tasks and the knowledge-action graph.
 
-Section 2.2 in three steps. Held-out tasks come first, over all regions evenly; training tasks that share a prompt, an
-entity pair or a long run of words with them, or with a public benchmark, are dropped. Then each shard makes its part of
-the demonstrations and prompts, with seeds of its own, streaming to disk. The last step merges the shards in their
-order, without what two of them came upon. How many shards there are decides the result, so it stands in params.yaml;
-whether they run one by one here, side by side, or as tasks of a flow (flows/generate.py) does not: finished shards are
-kept until the artifact is whole, and reused.
+Section 2.2 in three steps. Held-out tasks come first, over all regions evenly, then those of validation, by which a
+teacher's state is chosen; training tasks that share a prompt or an entity pair with either, or a long run of words with
+held-out ones or a public benchmark, are dropped. Then each shard makes its part of the demonstrations and prompts, with
+seeds of its own, streaming to disk. The last step merges the shards in their order, without what two of them came upon.
+How many shards there are decides the result, so it stands in params.yaml; whether they run one by one here, side by
+side, or as tasks of a flow (flows/generate.py) does not: finished shards are kept until the artifact is whole, and
+reused.
 
 Demonstrations are finite in number and imperfect: the solver's failures are kept as rejected, with the rule that
 refused them. Held-out tasks and their rejections stay out of the graph and of rejected.parquet: both are training data.
@@ -101,7 +102,7 @@ def run(config: Config, target: str, log: StageLog) -> None:
 
 
 def run_shard(config: Config, target: str, shard: str, say: Say) -> None:
-    """Make one shard (a number), or the held-out tasks that all shards share (``heldout``), unless it is there.
+    """Make one shard (a number), or the tasks that all shards keep out (``heldout``), unless it is there.
 
     Raises:
         ValueError: no such domain or shard, or a yield too low.
@@ -119,25 +120,32 @@ def run_shard(config: Config, target: str, shard: str, say: Say) -> None:
         return
     if not (work / HELDOUT).exists():
         run_shard(config, target, HELDOUT, say)
-    heldout = read_tasks(work / HELDOUT / "heldout.parquet")
+    heldout, validation = (read_tasks(work / HELDOUT / f"{name}.parquet") for name in ("heldout", "validation"))
     with replace_dir(work / shard) as folder:
-        write_shard(config, target, worlds, heldout, int(shard), folder, say)
+        write_shard(config, target, worlds, heldout, validation, int(shard), folder, say)
 
 
 def write_heldout(config: Config, target: str, worlds: Mapping[str, Domain], folder: Path, say: Say) -> None:
-    """The held-out tasks, every region in turn. They are proposed once, so no benchmark bars them."""
-    wanted, tally = config.generate[target], Tally()
-    play = _self_play(config, target, worlds, ExpertSolver(worlds, 0.0, _max_calls(config, target)), 0, Memory())
-    part = Part("heldout", wanted.heldout, regions(worlds, wanted.worlds, wanted.heldout_horizons, "heldout_horizons"))
-    progress = _Progress(say, wanted.heldout)
-    with TaskWriter(folder / "heldout.parquet") as tasks:
-        for outcome in progress.watch("heldout", play.expand(part)):
-            tally.add("heldout", outcome, bool(worlds[outcome.world].tools))
-            if not outcome.rule and outcome.episode is not None:
-                tasks.add(outcome.episode.task)
+    """The held-out tasks and those of validation, every region in turn. They are proposed once, so no benchmark bars
+    them; held-out tasks bar those of validation as they bar training tasks."""
+    wanted, tally, memory = config.generate[target], Tally(), Memory()
+    play = _self_play(config, target, worlds, ExpertSolver(worlds, 0.0, _max_calls(config, target)), 0, memory)
+    kept_out: tuple[tuple[PartName, int, Sequence[int], str], ...] = (
+        ("heldout", wanted.heldout, wanted.heldout_horizons, "heldout_horizons"),
+        ("validation", wanted.validation, wanted.prompt_horizons, "prompt_horizons"),
+    )
+    for name, count, horizons, key in kept_out:
+        part, made = Part(name, count, regions(worlds, wanted.worlds, horizons, key)), list[Task]()
+        with TaskWriter(folder / f"{name}.parquet") as tasks:
+            for outcome in _Progress(say, count).watch(name, play.expand(part)):
+                tally.add(name, outcome, bool(worlds[outcome.world].tools))
+                if not outcome.rule and outcome.episode is not None:
+                    tasks.add(outcome.episode.task)
+                    made.append(outcome.episode.task)
+        memory.bar(made)
     tally.write(folder / "tally.json")
-    memory = play.memory
-    counted = {"proposals": memory.proposals["heldout"], "closed": memory.closed, "deaths": memory.deaths}
+    proposals = {name: memory.proposals[name] for name in ("heldout", "validation")}
+    counted = {"proposals": proposals, "closed": memory.closed, "deaths": memory.deaths}
     write_json(folder / "shard.json", counted)
 
 
@@ -146,6 +154,7 @@ def write_shard(
     target: str,
     worlds: Mapping[str, Domain],
     heldout: Sequence[Task],
+    validation: Sequence[Task],
     shard: int,
     folder: Path,
     say: Say,
@@ -153,12 +162,12 @@ def write_shard(
     """One shard's demonstrations, prompts, rejections and graph."""
     wanted = config.generate[target]
     contamination = _contamination(wanted, worlds, heldout, config.seed)
-    barred = {task.prompt for task in heldout}, {pair for task in heldout for pair in task.entity_pairs}
-    memory = Memory(barred_prompts=barred[0], barred_pairs=barred[1], contaminated=contamination.check)
+    memory = Memory(contaminated=contamination.check)
+    memory.bar([*heldout, *validation])
     play = _self_play(config, target, worlds, make_solver(config, target, worlds), shard, memory)
     parts = _parts(wanted, worlds, shard)
     progress = _Progress(say, sum(part.count for part in parts))
-    with ShardWriter(folder, worlds, heldout) as writer:
+    with ShardWriter(folder, worlds, heldout, validation) as writer:
         for part in parts:
             for outcome in progress.watch(part.name, play.expand(part)):
                 writer.add(part.name, outcome)

@@ -2,8 +2,8 @@
 
 What differs from the paper: a teacher sees more demonstrations of its domain than the student ever does (as a team
 with private data would have), and of its candidates (the start, the model after each phase and at intervals within
-GRPO) the one is kept that solves most of a set of training-split tasks used for nothing else. GRPO goes on from the
-best so far, and ends early where that success collapses. Held-out tasks choose nothing.
+GRPO) the one is kept that solves most validation tasks, which share no entity pair with what is trained on. GRPO goes
+on from the best so far, and ends early where that success collapses. Held-out tasks choose nothing.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     start = load_checkpoint(checkpoint_dir(recipe.init), config.machine)
     policy = local_policy(start, config.machine)
     data = stage_dir("generate", target)
-    prompts = read_tasks(data / "prompts.parquet")
-    validation, training = prompts[: recipe.validation], prompts[recipe.validation :]
-    if len(validation) < recipe.validation or not training:
-        raise ValueError(f"generate.{target}.prompts={len(prompts)}: too few for teach.{target}.validation and GRPO")
+    training, validation = (read_tasks(data / f"{name}.parquet") for name in ("prompts", "validation"))
+    validation = validation[: recipe.validation]
+    if not training or not validation:
+        wanted = f"generate.{target}.prompts={len(training)}, teach.{target}.validation={len(validation)}"
+        raise ValueError(f"{wanted}: none for GRPO, or none to choose by")
     played = [task for task in training if task.horizon <= recipe.grpo.max_horizon]
     must_fit(DOMAINS, [*validation, *played], policy.renderer, config.budget)
 

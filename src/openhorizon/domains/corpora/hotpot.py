@@ -26,9 +26,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from openhorizon.domains.base import Split, split_of
+from openhorizon.domains.base import Split, part_of
 
 PACKAGE, FILE = "long_context_eval", "data/synthetic/json/hotpotqa.json"
+VALIDATION_PERCENT = 10  # of the groups that are not held out
 MAX_BAD = 0.02  # share of malformed records beyond which the file is refused
 
 
@@ -150,4 +151,4 @@ def split_groups(golds: Sequence[tuple[str, ...]]) -> dict[str, Split]:
         for other in gold[1:]:
             a, b = sorted((root(gold[0]), root(other)))
             first[b] = a
-    return {title: split_of((root(title), "group")) for title in sorted(first)}
+    return {title: part_of((root(title), "group"), VALIDATION_PERCENT) for title in sorted(first)}

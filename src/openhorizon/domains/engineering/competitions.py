@@ -6,7 +6,7 @@ test.csv, which only the grader has; they are in no file of a workspace. Ids are
 nothing. Columns that only count rows, that are constant, or that are names (text with many values) are left out.
 
 Which candidates make a sound competition is measured: see ``leaderboard.py``. A table's family (``corpora/tables.py``)
-decides its split, so that train and held-out competitions share no table.
+decides its split, so that competitions of training, validation and held-out tasks share no table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from openhorizon.domains.base import Split, split_of
+from openhorizon.domains.base import Split, part_of
 from openhorizon.domains.corpora.tables import (
     MIN_ROWS,
     Table,
@@ -42,6 +42,7 @@ MAX_CLASSES = 10
 CLASS_SHARE = 0.06  # of rows, at least, for the rarest class
 DISTINCT = 25  # values of a numeric target, at least
 NAMES = 30  # values of a text column, at most: more are names
+VALIDATION_PERCENT = 10  # of the tables that are not held out
 TARGETS = 3  # columns of one table that are predicted, at most
 EDITIONS = 2  # re-splits of one target
 _BOOLEAN = {"TRUE": "yes", "True": "yes", "FALSE": "no", "False": "no"}  # what pandas would not read as text
@@ -63,7 +64,7 @@ class Key:
 
     @property
     def split(self) -> Split:
-        return split_of(self.pair)
+        return part_of(self.pair, VALIDATION_PERCENT)
 
     @property
     def text(self) -> str:
@@ -110,7 +111,7 @@ class Competition:
 
 @functools.cache
 def tables_of(split: Split) -> tuple[str, ...]:
-    return tuple(name for name in table_names() if split_of(("table", families()[name])) == split)
+    return tuple(name for name in table_names() if Key(name, "", "", 0).split == split)
 
 
 @functools.cache

@@ -39,9 +39,10 @@ from openhorizon.domains.base import (
     Task,
     Tool,
     Verdict,
-    split_of,
+    part_of,
 )
 from openhorizon.domains.engineering.board import Board, Errand, Plan
+from openhorizon.domains.engineering.competitions import VALIDATION_PERCENT
 from openhorizon.domains.engineering.small import of_split, private, small_competition
 from openhorizon.domains.engineering.tree import Node, Tree, TreeError, tools
 
@@ -52,6 +53,7 @@ RUIN = 0.15  # share of strays, at an invalidation and at the answer, that hit a
 
 class EngineeringDomain(Domain):
     name = "engineering"
+    apart = True
     system = "Work on the solution tree with the tools. Do what is next. End with Answer: the node handed in."
     tools = tools(CODE_CHARS)
 
@@ -60,7 +62,7 @@ class EngineeringDomain(Domain):
         not name the node that is handed in last."""
         if horizon < 1:
             raise ValueError(f"engineering: horizon {horizon} is less than 1")
-        while split_of(team := ("team", str(rng.randint(1000, 9999)))) != split:
+        while part_of(team := ("team", str(rng.randint(1000, 9999))), VALIDATION_PERCENT) != split:
             pass
         for _ in range(DRAWS):
             chosen = rng.choice(of_split(split))

@@ -39,10 +39,16 @@ from openhorizon.domains.base import (
     Step,
     Task,
     Verdict,
+    part_of,
     solve,
-    split_of,
 )
-from openhorizon.domains.engineering.competitions import Competition, candidates, competition, tables_of
+from openhorizon.domains.engineering.competitions import (
+    VALIDATION_PERCENT,
+    Competition,
+    candidates,
+    competition,
+    tables_of,
+)
 from openhorizon.domains.engineering.grading import LOWER_IS_BETTER
 from openhorizon.domains.engineering.leaderboard import measure
 from openhorizon.domains.engineering.memory import recall
@@ -78,6 +84,7 @@ LEAKING = ("tree", "forest", "boosting")  # models that take a leak up whatever 
 
 class TablesDomain(Domain):
     name = "engineering"
+    apart = True
     source = "tables"
     system = (
         "You are a machine learning engineer. Work on the solution tree with the tools: each node is a version of the "
@@ -95,7 +102,7 @@ class TablesDomain(Domain):
         """A sound competition with assignments for ``horizon`` calls, solved once for the answer and the demand."""
         if horizon < MIN_HORIZON:
             raise ValueError(f"engineering/tables: horizon {horizon} is less than {MIN_HORIZON}")
-        while split_of(team := ("team", str(rng.randint(1000, 9999)))) != split:
+        while part_of(team := ("team", str(rng.randint(1000, 9999))), VALIDATION_PERCENT) != split:
             pass
         found = _draw_competition(rng, split)
         if found is None:

@@ -31,7 +31,7 @@ from openhorizon.domains.base import (
     Split,
     Task,
     Verdict,
-    split_of,
+    part_of,
 )
 from openhorizon.domains.corpora.substances import atoms
 from openhorizon.domains.science.arithmetic import evaluate
@@ -55,6 +55,7 @@ from openhorizon.domains.science.problems import (
 from openhorizon.domains.science.solver import read_data
 from openhorizon.domains.science.units import agrees, conversion, dimension, read_quantity, unit
 from openhorizon.domains.science.variants import (
+    VALIDATION_PERCENT,
     asked_unit,
     data_given,
     distractor,
@@ -74,6 +75,7 @@ MAX_HORIZON = 18
 
 class ClosedProblems(Domain):
     name = "science"
+    apart = True
     source = "closed"
     system = "Solve the problem from the data given, one line a step, and finish with 'Answer: number unit'."
     tools = ()
@@ -185,7 +187,7 @@ def _draw(rng: random.Random, split: Split, family: Family) -> Problem | None:
     data = [*problem.data, *_decoys(rng, problem)]
     rng.shuffle(data)
     problem = replace(problem, data=tuple(data))
-    return problem if all(split_of(pair) == split for pair in _pairs(problem)) else None
+    return problem if all(part_of(pair, VALIDATION_PERCENT) == split for pair in _pairs(problem)) else None
 
 
 def _decoys(rng: random.Random, problem: Problem) -> list[str]:

@@ -42,7 +42,7 @@ from openhorizon.domains.base import (
     Task,
     Tool,
     Verdict,
-    split_of,
+    part_of,
 )
 from openhorizon.domains.science.families import families
 from openhorizon.domains.science.library import pages, reference, snippet, substances, texts
@@ -50,6 +50,7 @@ from openhorizon.domains.science.problems import Problem, page_of, stated, tells
 from openhorizon.domains.science.solver import solve_sheet
 from openhorizon.domains.science.units import Quantity, agrees, read_quantity
 from openhorizon.domains.science.variants import (
+    VALIDATION_PERCENT,
     asked_unit,
     carried,
     data_given,
@@ -92,6 +93,7 @@ def _text_tool(name: str, description: str, argument: str, longest: int) -> Tool
 
 class ProblemSheets(Domain):
     name = "science"
+    apart = True
     source = "problems"
     system = (
         "You solve problems in chemistry and physics with tools. Take data from pages and constants from the reference "
@@ -108,7 +110,7 @@ class ProblemSheets(Domain):
         """A sheet whose problems need ``horizon`` calls in all; None where this draw finds none."""
         if horizon < 1:
             raise ValueError(f"science/problems: horizon {horizon} is less than 1")
-        while split_of(pair := ("sheet", str(rng.randint(1000, 99999)))) != split:
+        while part_of(pair := ("sheet", str(rng.randint(1000, 99999))), VALIDATION_PERCENT) != split:
             pass
         drafts: list[Problem] = []
         results: list[Quantity] = []

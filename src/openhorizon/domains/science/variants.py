@@ -16,7 +16,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from openhorizon.domains.base import Split, split_of
+from openhorizon.domains.base import Split, part_of
 from openhorizon.domains.corpora.substances import Substance
 from openhorizon.domains.science.families import families, follows
 from openhorizon.domains.science.family import Family, Given, isotopes
@@ -33,6 +33,7 @@ from openhorizon.domains.science.problems import (
 )
 from openhorizon.domains.science.units import Quantity, dimension, in_unit, read_quantity
 
+VALIDATION_PERCENT = 20  # of the pairs that are not held out
 DRAWS = 40  # tried for one partner, one range
 FOLLOWED = (1e-6, 1e7)  # sizes that the answer of a second question may have
 
@@ -100,7 +101,11 @@ _SIGNED = ("cell voltage",)  # what is asked for has a sign
 def _pool(name: str, split: Split) -> tuple[str, ...]:
     """Titles that may be role ``x`` of the family, by split."""
     family = families()[name]
-    return tuple(t for t, page in substances().items() if _plays(family, page) and split_of((t, name)) == split)
+    return tuple(
+        t
+        for t, page in substances().items()
+        if _plays(family, page) and part_of((t, name), VALIDATION_PERCENT) == split
+    )
 
 
 def _plays(family: Family, page: Substance) -> bool:
@@ -123,7 +128,7 @@ def _partner(rng: random.Random, split: Split, x: str, titles: Sequence[str]) ->
     """One of ``titles`` that forms a pair of ``split`` with ``x``."""
     for _ in range(DRAWS):
         y = rng.choice(titles) if titles else x
-        if y != x and split_of((x, y)) == split:
+        if y != x and part_of((x, y), VALIDATION_PERCENT) == split:
             return y
     return None
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from openhorizon.domains.base import Split, split_of
+from openhorizon.domains.base import Split, part_of, split_of
 from openhorizon.domains.corpora.molecules import UNITS, Molecule, load_molecules
 from openhorizon.domains.scientific_agent.instruments import GROUPS, descriptor, matches, similarity
 
+VALIDATION_PERCENT = 20  # of the compounds that are not held out
 LITERATURE_SHARE = 3  # one training compound in so many
 Bound = tuple[str, str, float]  # descriptor, "at most" or "at least", limit
 
@@ -98,7 +99,11 @@ def pair_of(cas: str) -> tuple[str, str]:
 @functools.cache
 def stock(split: Split) -> tuple[str, ...]:
     """CAS numbers that libraries of ``split`` are drawn from."""
-    return tuple(cas for cas in load_molecules() if split_of(pair_of(cas)) == split and not _is_literature(cas))
+    return tuple(
+        cas
+        for cas in load_molecules()
+        if part_of(pair_of(cas), VALIDATION_PERCENT) == split and not _is_literature(cas)
+    )
 
 
 @functools.cache

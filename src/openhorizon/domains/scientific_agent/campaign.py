@@ -43,13 +43,14 @@ from openhorizon.domains.base import (
     Task,
     Tool,
     Verdict,
-    split_of,
+    part_of,
 )
 from openhorizon.domains.corpora.molecules import load_molecules
 from openhorizon.domains.scientific_agent.clerk import expert
 from openhorizon.domains.scientific_agent.instruments import GROUPS, descriptor, matches, similarity
 
 BATCH = 3  # molecules in a batch
+VALIDATION_PERCENT = 25  # of the pairs that are not held out: fewer make too few batches
 IMPURE = 0.2  # chance that an assay's sample is, where the horizon leaves room
 FORK = 0.3  # chance that a step behind an assay depends on its outcome
 DRAWS = 40  # tried for one pick
@@ -102,6 +103,7 @@ class Step:
 
 class CampaignDomain(Domain):
     name = "scientific_agent"
+    apart = True
     system = "Work off the plan with the instruments. Assays are budgeted. End with Answer: molecule."
 
     def __init__(self) -> None:
@@ -338,7 +340,7 @@ class _Draw:
 
     def lab(self) -> str:
         """Labs belong to a split like pairs do: so no prompt is in both."""
-        while split_of(pair := ("lab", str(self.rng.randint(1000, 9999)))) != self.split:
+        while part_of(pair := ("lab", str(self.rng.randint(1000, 9999))), VALIDATION_PERCENT) != self.split:
             pass
         self.pairs.append(pair)
         return pair[1]
@@ -444,7 +446,7 @@ def _partners(split: Split) -> Mapping[str, frozenset[str]]:
     of = {name: set[str]() for name in shelf()}
     for a in shelf():
         for b in shelf():
-            if a < b and split_of((a, b)) == split:
+            if a < b and part_of((a, b), VALIDATION_PERCENT) == split:
                 of[a].add(b)
                 of[b].add(a)
     return {name: frozenset(others) for name, others in of.items()}

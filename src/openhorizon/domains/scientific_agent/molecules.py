@@ -31,9 +31,10 @@ import random
 import re
 from collections.abc import Sequence
 
-from openhorizon.domains.base import Answer, Domain, Environment, Expert, Split, Task, Verdict, split_of
+from openhorizon.domains.base import Answer, Domain, Environment, Expert, Split, Task, Verdict, part_of
 from openhorizon.domains.corpora.molecules import UNITS
 from openhorizon.domains.scientific_agent.briefs import (
+    VALIDATION_PERCENT,
     Bound,
     Stage,
     Truth,
@@ -65,6 +66,7 @@ _NAMED = re.compile(r"(M-\d{3})[\s(:=,]+(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.IGN
 
 class MoleculesDomain(Domain):
     name = "scientific_agent"
+    apart = True
     source = "molecules"
     system = (
         "You run a screening campaign over a library of organic compounds with the tools. Stages are revealed "
@@ -81,7 +83,7 @@ class MoleculesDomain(Domain):
         """A campaign that takes ``horizon`` calls; None where no draft of a stage fitted what was left of them."""
         if horizon < SHORTEST:
             return None
-        while split_of(campaign := ("campaign", str(rng.randint(10_000, 99_999)))) != split:
+        while part_of(campaign := ("campaign", str(rng.randint(10_000, 99_999))), VALIDATION_PERCENT) != split:
             pass
         library = rng.sample(stock(split), min(LIBRARY, len(stock(split))))
         task = Task(

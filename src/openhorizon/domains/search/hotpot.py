@@ -117,6 +117,7 @@ def library() -> Library:
 
 class HotpotDomain(Domain):
     name = "search"
+    apart = True
     source = "hotpot"
     system = (
         "You answer a sheet of questions over an encyclopedia. The sheet is a page; its parts hold one question each. "
