@@ -126,7 +126,8 @@ def test_short_corruptions_are_refused(short: list[Task]) -> None:
 
 def test_a_guess_that_is_right_is_refused() -> None:
     """Assaying what the step means without the look-up that says so advances the plan, but not the verdict."""
-    task = next(task for task in make_tasks(SHORT, 3, 60) if task.state["steps"][0]["pick"][0].startswith("high"))
+    drawn = make_tasks(SHORT, 3, 60)
+    task = next(task for task in drawn if task.state["steps"][0]["do"] == "assay")
     found = task.state["steps"][0]["pick"][1]
     environment = replayed(SHORT, task, [Call("open_plan", {}), Call("assay", {"molecule": found})])
     verdict = SHORT.verify(task, environment, Answer(task.reference))
@@ -496,7 +497,7 @@ def test_tables_lie_as_files_beside_the_code(natural: list[Task]) -> None:
     rows = list(csv.reader(environment.tables["search_1.csv"].splitlines()))
     assert [row[0] for row in rows[1:]] == ids
     compounds = environment.library.compounds
-    assert all("c1" in compounds[key].smiles or "C1" in compounds[key].smiles for key in ids)
+    assert all(re.search(r"[cC]\d", compounds[key].smiles) for key in ids), "a ring"
 
 
 @pytest.mark.parametrize(
