@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from prefect.futures import PrefectFuture
 
-from flows.stage import Outcome, Submit
+from flows.job import Outcome
+from flows.stage import Submit
 
 
 def baseline(stage: Submit, names: Sequence[str], student: PrefectFuture[Outcome]) -> dict[str, PrefectFuture[Outcome]]:

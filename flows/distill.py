@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from prefect.futures import PrefectFuture
 
-from flows.stage import Outcome, Submit
+from flows.job import Outcome
+from flows.stage import Submit
 
 
 def distill(stage: Submit, teachers: Mapping[str, PrefectFuture[Outcome]]) -> PrefectFuture[Outcome]:

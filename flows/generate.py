@@ -15,19 +15,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, wait
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.stage import Outcome, StageFailed, Submit, explain, open_server, start_again
+from flows.cluster import RUNNERS, runner
+from flows.job import Outcome, StageFailed, explain
+from flows.stage import Submit, open_server, start_again
 from openhorizon import cli, config, pipeline, process
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNNERS = ("threads", "ray")
 
 
 def generate(stage: Submit, domains: Sequence[str]) -> list[PrefectFuture[Outcome]]:
@@ -58,27 +57,6 @@ def make_shards(root: str, shards: dict[str, int]) -> None:
     if failed:
         reason = failed[0].result(raise_on_failure=False)
         raise StageFailed(f"{len(failed)} of {len(asked)} shards failed: {reason}; what the others made is kept")
-
-
-def runner(name: str, at_once: int) -> TaskRunner[Any]:
-    """Where shards run.
-
-    Raises:
-        ValueError: no such runner, or its package is not installed.
-    """
-    if name == "threads":
-        return ThreadPoolTaskRunner(max_workers=at_once)
-    if name != "ray":
-        raise ValueError(f"runner {name!r}: unknown; known are {', '.join(RUNNERS)}")
-    try:
-        from prefect_ray import RayTaskRunner
-    except ModuleNotFoundError as error:
-        raise ValueError("runner ray: prefect-ray is not installed; pip install 'openhorizon[ray]'") from error
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    address = os.environ.get("RAY_ADDRESS")
-    here = {"num_cpus": at_once, "include_dashboard": False}
-    found: TaskRunner[Any] = RayTaskRunner(address, {} if address else here)
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

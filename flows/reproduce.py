@@ -6,23 +6,28 @@ says; what does not need it goes on, and its results stay committed in dvc.lock.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx
 from prefect import flow
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows import cluster
 from flows.baseline import baseline
 from flows.distill import distill
 from flows.evaluate import evaluate
 from flows.generate import generate
+from flows.job import Outcome, StageFailed
 from flows.shown import Shown
-from flows.stage import IN_WORKER, Outcome, Runner, StageFailed, Submit, finish, open_server, start_again
+from flows.stage import IN_WORKER, Runner, Submit, finish, open_server, start_again
 from flows.teach import teach
 from openhorizon import cli, config, pipeline, process, profiles, tracking
 from openhorizon.progress import Progress, duration
@@ -63,7 +68,10 @@ def reproduce(profile: str | None = None) -> None:
         print(f"reproduce: profile {settings.profile}, {len(graph)} stages, {at_once} at once", flush=True)
         with tracking.reproduction(settings, ROOT) as parent:
             shown = Shown("reproduce", len(graph))
-            runner = Runner(
+            made: type[Runner] | partial[cluster.ClusterRunner] = Runner
+            if cluster.of_this_flow():
+                made = partial(cluster.ClusterRunner, settings.machine)
+            runner = made(
                 ROOT, at_once, graph, stale, {tracking.PARENT_VARIABLE: parent}, ALONE, settled=shown.settled,
                 limits=settings.flow, gpu=settings.machine.device == "cuda",
             )  # fmt: skip
@@ -85,12 +93,26 @@ def summary(runner: Runner) -> list[str]:
     return lines
 
 
-def main() -> int:
+def on_cluster(name: str) -> None:
+    """The flow in this process, its stages on workers, which reach its server by name."""
+    machine = config.load().machine
+    where = cluster.runner(name, max(machine.threads, machine.stages))
+    with temporary_settings({PREFECT_API_URL: open_server("reproduce")}):
+        reproduce.with_options(task_runner=where)()
+
+
+def main(arguments: Sequence[str] = ()) -> int:
     """The flow in this process, with a server of its own unless PREFECT_API_URL names one."""
+    parser = argparse.ArgumentParser(prog="python -m flows.reproduce", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runner", choices=cluster.RUNNERS, default=cluster.RUNNERS[0])
+    name = parser.parse_args(arguments).runner
     process.exit_on_terminate()
     try:
-        open_server("reproduce")
-        reproduce()
+        if name == "threads":
+            open_server("reproduce")
+            reproduce()
+        else:
+            on_cluster(name)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except TerminationSignal:
@@ -107,4 +129,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

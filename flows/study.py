@@ -23,7 +23,8 @@ from prefect import flow
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, wait
 
-from flows.stage import IN_WORKER, Outcome, Runner, Slots, StageFailed, explain, open_server, start_again
+from flows.job import Outcome, StageFailed, explain
+from flows.stage import IN_WORKER, Runner, Slots, open_server, start_again
 from openhorizon import cli, config, pipeline, process, tracking
 from openhorizon.progress import Progress, say
 from openhorizon.study import plan, results, workspace

@@ -54,6 +54,7 @@ ELSEWHERE = {
     "make chaos": "test_chaos",
     "make up": "test_servers",
     "python -m flows.generate": "test_flow_generate",
+    "openhorizon reproduce --runner ray": "test_cluster",
 }
 # Read, but not run.
 READ = {
@@ -67,6 +68,7 @@ READ = {
     "make mlflow": "a server that runs until it is interrupted",
     "make coverage": "as long as all tests",
     "openhorizon study": "minutes to hours; test_study_short runs the short sizes",
+    "ray start": "daemons that stay until `ray stop`",
     "prefect server": "a server that runs until it is interrupted",
     "prefect work-pool": "changes a server",
     "prefect deploy": "changes a server",
@@ -83,7 +85,7 @@ READ = {
     "scripts/debian-packages": "needs root and a package index",
     "scripts/install-inspect": "needs a package index",
     "scripts/install-megablocks": "needs a package index",
-    "scripts/install-s3": "needs a package index",
+    "scripts/install-extra": "needs a package index",
     "scripts/index-scienceworld": "minutes, and Java",
     "scripts/screenshots": "needs Chromium and two servers",
     "python benchmarks/": "minutes, quiet cores or a GPU",

@@ -19,7 +19,7 @@ from openhorizon import process
 MISSING = [name for name in ("dvc_s3", "moto") if importlib.util.find_spec(name) is None]
 s3 = pytest.mark.skipif(
     bool(MISSING) and "OPENHORIZON_CI" not in os.environ,
-    reason="dvc-s3 or moto is not installed: scripts/install-s3",
+    reason="dvc-s3 or moto is not installed: scripts/install-extra s3",
 )
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import generate
-from flows.stage import StageFailed
+from flows import cluster, generate
+from flows.job import StageFailed
 from openhorizon import config
 from openhorizon.stages.generate import work_folder
 
@@ -51,15 +51,15 @@ def test_a_shard_of_another_stage_is_refused(project: Path) -> None:
 
 
 def test_runners_are_known_by_name() -> None:
-    assert isinstance(generate.runner("threads", 2), ThreadPoolTaskRunner)
+    assert isinstance(cluster.runner("threads", 2), ThreadPoolTaskRunner)
     with pytest.raises(ValueError, match=r"'dask': unknown; known are threads, ray"):
-        generate.runner("dask", 2)
+        cluster.runner("dask", 2)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("prefect_ray") is not None, reason="prefect-ray is installed")
 def test_ray_that_is_not_installed_is_said_in_words() -> None:
-    with pytest.raises(ValueError, match=r"prefect-ray is not installed; pip install 'openhorizon\[ray\]'"):
-        generate.runner("ray", 2)
+    with pytest.raises(ValueError, match=r"prefect-ray is not installed: scripts/install-extra ray"):
+        cluster.runner("ray", 2)
 
 
 def test_an_unknown_domain_is_named(capsys: pytest.CaptureFixture[str]) -> None:

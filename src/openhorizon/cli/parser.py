@@ -50,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(command=function)
         return command
 
-    add("reproduce", reproduce).add_argument("--profile", help="merge this profile into params.yaml first")
+    whole = add("reproduce", reproduce)
+    whole.add_argument("--profile", help="merge this profile into params.yaml first")
+    whole.add_argument("--runner", choices=("threads", "ray"), help="where stages run (default: in this process)")
     study = add("study", run_study)
     study.add_argument("study", metavar="NAME", help="a folder of studies/")
     study.add_argument("--profile", help="the size: one of the study's sizes (default: the profile of params.yaml)")

@@ -100,7 +100,8 @@ def reproduce(options: argparse.Namespace) -> int:  # noqa: RET503 (execve does 
         if not pipeline.stale(root):
             print(f"up to date: {len(stages)} stages (profile {config.profile})")
             return show_report(options)
-    _become_flow("flows.reproduce")
+    runner = ["--runner", options.runner] if options.runner else []
+    _become_flow("flows.reproduce", *runner)
 
 
 def run_study(options: argparse.Namespace) -> int:
