@@ -427,7 +427,8 @@ def test_recover_says_what_is_recovered_and_what_beats_it(tmp_path: Path) -> Non
         results.append(Result("private", seed, tmp_path, records, None, None, None, 1.0))
     claims, figures = analysis_of("recover", ROOT)(replace(found, results=results))
     said = {claim.id.removeprefix("recover/private/"): claim for claim in claims}
-    assert said.keys() == {"headroom", "share", "seqkd", "average"} and figures.keys() == {"recover-private"}
+    assert said.keys() == {"headroom", "gain", "share", "seqkd", "average"} and figures.keys() == {"recover-private"}
     assert said["headroom"].holds and said["average"].holds
+    assert said["gain"].holds and said["gain"].effect == pytest.approx(0.32, abs=0.06)
     assert said["seqkd"].holds is False, "a baseline that wins is the finding"
     assert "in macro" in said["share"].takeaway and said["share"].effect == pytest.approx(0.32 - 0.8 * 0.4, abs=0.06)

@@ -52,10 +52,12 @@ def test_horizon_points_the_right_way(project: Path) -> None:
 
 
 def test_recover_points_the_right_way(project: Path) -> None:
-    """Where the teachers' lead is theirs, distillation recovers some of it, and more than SFT does with its FLOPs."""
+    """Where the teachers' lead is theirs, distillation recovers some of it. Whether SFT that goes on with as many FLOPs
+    does better depends on how long SFT had been (docs/results/README.md), so it has to be there, either way."""
     command(project, "-m", "openhorizon", "study", "recover", "--short")
     found = claims(project, "recover")
-    assert found["private/headroom"].effect > 0.1 and found["private/continued"].effect > 0, found
+    assert found["private/headroom"].effect > 0.1 and found["private/gain"].effect > 0, found
+    assert "private/continued" in found
     assert "P_short" in claims(project, "horizon"), "claims of another study stay"
 
 

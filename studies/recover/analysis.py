@@ -26,12 +26,15 @@ COLOURS = {"sft": "grey", TEACHER: "green", "student": "blue", "baseline": "oran
 
 
 def analyse(evidence: Evidence) -> tuple[list[Claim], dict[str, Figure]]:
-    """For each regime: is there headroom, how much is recovered, and each baseline against the student."""
+    """For each regime: is there headroom, what is gained of it, and each baseline against the student."""
     asked: dict[str, tuple[str, Mapping[str, float], str]] = {}
     for regime, where in REGIMES.items():
         for result in list(evidence.of(regime).values())[:1]:
             asked[f"recover/{regime}/headroom"] = (
                 regime, {TEACHER: 1.0, "sft": -1.0}, f"{where}, the teachers are better than SFT."
+            )  # fmt: skip
+            asked[f"recover/{regime}/gain"] = (
+                regime, {"student": 1.0, "sft": -1.0}, f"{where}, distillation gains on the SFT that it starts from."
             )  # fmt: skip
             asked[f"recover/{regime}/share"] = (
                 regime, {"student": 1.0, "sft": SHARE - 1.0, TEACHER: -SHARE},

@@ -158,7 +158,8 @@ def _curves(axes: Axes, panel: Panel) -> None:
 
 
 def _points(axes: Axes, panel: Panel) -> None:
-    """Means with intervals; lines are dodged sideways so that intervals do not cover each other."""
+    """Means with intervals; lines are dodged sideways so that intervals do not cover each other. Places that have names
+    are in no order, so that no line joins them."""
     every = [x for line in panel.lines for x in line.x]
     wide = min(every) > 0 and max(every) / min(every) >= 16
     if wide:
@@ -172,8 +173,8 @@ def _points(axes: Axes, panel: Panel) -> None:
             [high - y for y, high in zip(line.y, line.high, strict=True)],
         ]
         axes.errorbar(
-            x, line.y, yerr=errors, fmt=style, marker=marker, markersize=4, color=PALETTE[line.colour], linewidth=1.4,
-            elinewidth=1.0,
+            x, line.y, yerr=errors, linestyle="none" if panel.ticks else style, marker=marker, markersize=4,
+            color=PALETTE[line.colour], linewidth=1.4, elinewidth=1.0,
         )  # fmt: skip
     ticks = sorted(set(every))
     if panel.ticks:
