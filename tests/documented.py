@@ -68,7 +68,6 @@ READ = {
     "make mlflow": "a server that runs until it is interrupted",
     "make coverage": "as long as all tests",
     "openhorizon study": "minutes to hours; test_study_short runs the short sizes",
-    "ray start": "daemons that stay until `ray stop`",
     "prefect server": "a server that runs until it is interrupted",
     "prefect work-pool": "changes a server",
     "prefect deploy": "changes a server",
