@@ -11,6 +11,7 @@ import yaml
 from openhorizon import config, profiles
 
 ROOT = Path(__file__).parents[1]
+OPTIM = {"lr": 1e-3, "schedule": "cosine", "warmup": 0.0, "weight_decay": 0.0, "grad_clip": 1.0, "batch_tokens": 512}
 
 
 @pytest.fixture
@@ -85,6 +86,7 @@ def test_a_wrong_type_is_named_with_its_path(
         ({"scale_bounds": [2.0, 4.0]}, "distill.scale_bounds: [2.0, 4.0]"),
         ({"support_loss": "kl"}, "distill.support_loss: 'kl' is none of sva, gen_kl, tail, full, sampled"),
         ({"on_policy": 1.1}, "distill.on_policy: 1.1"),
+        ({"warm_up": {"prompts": 0, "tokens": 9, "optim": OPTIM}}, "distill.warm_up.prompts: 0 is less than 1"),
         ({"staleness": -1}, "distill.staleness: -1 is less than 0"),
         ({"support_loss": "sampled", "staleness": 1}, "distill.staleness: 1; sampled"),
         ({"support_loss": "sampled", "on_policy": 0.5}, "distill.on_policy: 0.5; sampled"),
@@ -245,6 +247,17 @@ def test_every_profile_makes_a_valid_file_with_all_numbers(tmp_path: Path, name:
     text = (tmp_path / "params.yaml").read_text()
     assert "&" not in text
     assert "# section 4.1" in text  # the sources stand in the merged file, too
+
+
+def test_profiles_are_joined_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / "profiles").symlink_to(ROOT / "profiles")
+    assert profiles.write("smoke+best", tmp_path)
+    assert "profiles/smoke.yaml and profiles/best.yaml changes" in (tmp_path / "params.yaml").read_text()
+    smoke, joined = profiles.settings("smoke", tmp_path), config.load(tmp_path / "params.yaml")
+    assert joined.profile == "smoke+best" and joined.distill.warm_up and not smoke.distill.warm_up
+    assert joined.distill.iterations == smoke.distill.iterations and joined.sft == smoke.sft
+    with pytest.raises(ValueError, match=r"profile 'smoke\+none': 'none' is unknown; known are .*best"):
+        profiles.write("smoke+none", tmp_path)
 
 
 def test_the_committed_file_is_profile_laptop(tmp_path: Path) -> None:

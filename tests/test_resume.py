@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from test_training import DISTILL, OPTIM, Log, demonstrations, tasks
 
-from openhorizon.config import CurriculumConfig, RouterConfig
+from openhorizon.config import CurriculumConfig, RouterConfig, WarmUpConfig
 from openhorizon.model.load import Checkpoint, Teacher, full_disk_is_an_os_error
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.train.compute import Meter
@@ -34,6 +35,7 @@ from openhorizon.train.resume import Resume, State, Tensors, Weights
 from openhorizon.train.router import Router
 from openhorizon.train.supervised import fit
 from openhorizon.train.teachers.phases import normalised
+from openhorizon.train.warm_up import warm_up
 from openhorizon.unfinished import Unfinished
 
 EVERY_STEP = replace(MACHINE, checkpoint_s=1e9, checkpoint_steps=1)
@@ -159,6 +161,39 @@ def test_distillation(fresh: Callable[[int], Checkpoint], tmp_path: Path, change
         )  # fmt: skip
 
     same(train, lambda: fresh(1), tmp_path, [1, 2, 3])
+
+
+def test_a_warm_up_before_distillation(fresh: Callable[[int], Checkpoint], tmp_path: Path) -> None:
+    """Killed in it, and before distillation, which counts what it spent, has saved anything."""
+    config = replace(DISTILL, iterations=2, prompts=4, updates=1, top_k=8, temperature=0.7)
+    block = WarmUpConfig(prompts=8, tokens=1500, optim=OPTIM)
+    domains: Any = {"count": CountDomain()}
+    prompts, budgets = {"count": tasks(9)}, {"count": BUDGET}
+    teacher = replace(fresh(1), hash="teacher")
+    with pytest.raises(ValueError, match=r"distill\.warm_up\.prompts=8: no teacher solves any"):
+        warm_up(
+            fresh(2), {"count": teacher}, domains, prompts, budgets, block, 0.7, 0, MACHINE, Log(), ROUTERS, Meter(),  # type: ignore[arg-type]
+            Resume(),
+        )  # fmt: skip
+    fit(teacher.model, demonstrations(teacher, 60, giving_up=True), 30_000, OPTIM, 0, MACHINE, Log())  # type: ignore[arg-type]
+    teacher.model.requires_grad_(False)
+
+    def train(checkpoint: Checkpoint, log: Mortal, meter: Meter, saved: Resume) -> dict[str, float]:
+        saved.keep(spent=meter)
+        router = Router(checkpoint, [Teacher("count", teacher)], ["count"], "hard", 0)
+        warming = partial(
+            warm_up, checkpoint, {"count": teacher}, domains, prompts, budgets, block, 0.7, 0, MACHINE, log, ROUTERS,  # type: ignore[arg-type]
+            meter, saved,
+        )  # fmt: skip
+        warm = saved.once("warm_up", warming)
+        assert 0 < warm["warm_up_solved@count"] < warm["warm_up_written@count"] == 8
+        after = distil(
+            LocalPolicy(checkpoint, 8), router, domains, prompts, budgets, config, 0, MACHINE, log, ROUTERS,
+            meter=meter, saved=saved,  # type: ignore[arg-type]
+        )  # fmt: skip
+        return warm | after
+
+    same(train, lambda: fresh(1), tmp_path, [1, 3, 4])
 
 
 def test_a_finished_piece_is_not_done_again(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Profiles: ``profiles/base.yaml`` and what one profile changes, merged into ``params.yaml``."""
+"""Profiles: ``profiles/base.yaml`` and what one profile changes, or several that are joined by ``+`` (``laptop+best``),
+merged into ``params.yaml``."""
 
 from __future__ import annotations
 
@@ -74,13 +75,17 @@ def compose(name: str, root: Path, changes: Sequence[Mapping[str, Any]]) -> str:
     Raises:
         ValueError: no such profile, or the result is no valid configuration.
     """
-    if name not in known(root):
-        raise ValueError(f"profile {name!r}: unknown; known are {', '.join(known(root))}")
+    parts = name.split("+")
+    for part in parts:
+        if part not in known(root):
+            of_which = f"profile {name!r}: {part!r} is" if len(parts) > 1 else f"profile {name!r}:"
+            raise ValueError(f"{of_which} unknown; known are {', '.join(known(root))}")
     base_text = (root / FOLDER / f"{_BASE}.yaml").read_text(encoding="utf-8")
-    values = merge(yaml.safe_load(base_text), _read(root / FOLDER / f"{name}.yaml"))
-    for change in changes:
+    values: dict[str, Any] = yaml.safe_load(base_text)
+    for change in [*(_read(root / FOLDER / f"{part}.yaml") for part in parts), *changes]:
         values = merge(values, change)
-    where = f"{FOLDER / _BASE}.yaml + {FOLDER / name}.yaml{' + more changes' if changes else ''}"
+    files = " + ".join(str(FOLDER / f"{part}.yaml") for part in (_BASE, *parts))
+    where = f"{files}{' + more changes' if changes else ''}"
     _check_shape(values, where)
     text = render(fill(merge(values, {"profile": name})), base_text)
     with tempfile.TemporaryDirectory() as folder:
@@ -108,9 +113,9 @@ def _check_shape(values: Mapping[str, Any], where: str) -> None:
 def render(values: Mapping[str, Any], base_text: str) -> str:
     """YAML of ``values``, each block behind the comment that ``base_text`` has on it."""
     comments = dict(re.findall(r"^(\w+):[^#\n]*#\s*(.+)$", base_text, flags=re.MULTILINE))
+    files = " and ".join(f"profiles/{part}.yaml" for part in str(values["profile"]).split("+"))
     lines = [
-        f"# Every number of the recipe, as profile `{values['profile']}`: profiles/base.yaml and what"
-        f" profiles/{values['profile']}.yaml changes.",
+        f"# Every number of the recipe, as profile `{values['profile']}`: profiles/base.yaml and what {files} changes.",
         "# Written by `openhorizon profile NAME`; edits here hold until the next such call. Sections are the paper's.",
     ]
     for key, value in values.items():

@@ -30,6 +30,7 @@ from openhorizon.config.blocks import (
     SftConfig,
     TeachConfig,
     UpcycleConfig,
+    WarmUpConfig,
 )
 from openhorizon.config.read import build, load, read_yaml
 
@@ -63,6 +64,7 @@ __all__ = [
     "SftConfig",
     "TeachConfig",
     "UpcycleConfig",
+    "WarmUpConfig",
     "build",
     "load",
     "read_yaml",

@@ -212,9 +212,19 @@ class AlarmConfig:
 
 
 @dataclass(frozen=True)
+class WarmUpConfig:
+    """SFT of the student on what the teachers solve, before it is distilled into (``train/warm_up.py``)."""
+
+    prompts: int  # a domain, each tried once
+    tokens: int
+    optim: OptimConfig
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """Domain-routed on-policy distillation with SVA (sections 2.3, 4.3); docs/distillation.md has every option."""
 
+    warm_up: WarmUpConfig | None  # null: the student starts from SFT as it is
     iterations: int
     prompts: int  # a domain and iteration
     shares: dict[str, float] | None  # of `prompts` that a domain gives, 1 where it is not named; null: all alike

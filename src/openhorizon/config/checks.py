@@ -155,6 +155,9 @@ def _check_distill(block: DistillConfig, where: str) -> None:
     for key in ("iterations", "prompts", "updates"):
         if getattr(block, key) < 1:
             raise ValueError(f"{where}.{key}: {getattr(block, key)} is less than 1")
+    for key in ("prompts", "tokens"):
+        if block.warm_up and getattr(block.warm_up, key) < 1:
+            raise ValueError(f"{where}.warm_up.{key}: {getattr(block.warm_up, key)} is less than 1")
     if block.top_k < 2:
         raise ValueError(f"{where}.top_k: {block.top_k} is less than 2; renormalised, one token teaches nothing")
     if block.top_mass is not None and not 0 < block.top_mass <= 1:

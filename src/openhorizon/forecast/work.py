@@ -106,17 +106,20 @@ def looks_within(grpo: GrpoConfig) -> int:
 
 def _distillation(config: Config, lengths: Mapping[str, Length]) -> Work:
     block = config.distill
-    rolled = written = 0.0
+    rolled = written = shown = 0.0
     episodes = 0
     for name in config.domains:
-        share = 1.0 if block.shares is None else block.shares.get(name, 0.0)
+        share = 1.0 if block.shares is None else block.shares.get(name, 1.0)
         calls = _up_to(config.generate[name].prompt_horizons, block.max_horizon)
         prompts = block.iterations * max(round(block.prompts * share), 1)
         mine = prompts * lengths[name].tokens(calls)
         episodes += prompts
         rolled += mine
-        written += mine * lengths[name].written
-    return Work("distill", rolled / episodes, rolled, written, rolled, rolled, alone=True)
+        tried = block.warm_up.prompts * lengths[name].tokens(calls) if block.warm_up else 0.0
+        shown += tried
+        written += (mine + tried) * lengths[name].written
+    trained = rolled + (block.warm_up.tokens if block.warm_up else 0)
+    return Work("distill", rolled / episodes, rolled + shown, written, rolled, trained, alone=True)
 
 
 def _up_to(horizons: Sequence[int], limit: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ from openhorizon.train.compute import Meter
 from openhorizon.train.distillation import distil
 from openhorizon.train.remote import remote_scorer
 from openhorizon.train.resume import Resume, Weights
-from openhorizon.train.router import Router
+from openhorizon.train.router import Router, by_domain
+from openhorizon.train.warm_up import warm_up
 
 if TYPE_CHECKING:
     from openhorizon.tracking import StageLog
@@ -48,7 +50,15 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
     policy = local_policy(student, config.machine)
     demonstrations = {name: verified(config, name, student) for name in config.domains if config.distill.on_policy < 1}
     meter = Meter()
-    saved = Resume(unfinished(config, "distill"), config.machine, log, model=Weights(student.model))
+    saved = Resume(unfinished(config, "distill"), config.machine, log, model=Weights(student.model), spent=meter)
+    warm: dict[str, float] = {}
+    if config.distill.warm_up:
+        block, own = config.distill.warm_up, by_domain(student, teachers, config.domains)
+        warming = partial(
+            warm_up, student, own, DOMAINS, prompts, config.budget, block, config.distill.temperature,
+            derive(seed, "warm_up"), config.machine, log, config.router, meter, saved,
+        )  # fmt: skip
+        warm = saved.once("warm_up", warming)
     figures = distil(
         policy,
         router,
@@ -68,7 +78,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         save_checkpoint(student.model, student.tokenizer, folder)
         log.save_curves(folder)
         names = {f"teacher@{t.domain}": t.checkpoint.hash for t in teachers}
-        write_json(folder / "metrics.json", figures | leads | names | meter.figures())
+        write_json(folder / "metrics.json", figures | warm | leads | names | meter.figures())
     saved.remove()
 
 
