@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from conftest import BUDGET, GRPO, MACHINE, CountDomain
 from settings import laptop
 from test_compute import by_hand
+from test_resume import EVERY_STEP, Killed
 from test_training import OPTIM, Log, as_domain, demonstrations, tasks
 
 from openhorizon.agent.rollout import rollout
@@ -25,13 +27,15 @@ from openhorizon.model.load import Checkpoint, load_checkpoint, save_checkpoint
 from openhorizon.model.sampler import LocalPolicy
 from openhorizon.seeds import derive
 from openhorizon.stages import baseline
-from openhorizon.train.baselines import BASELINES, seqkd
+from openhorizon.train.baselines import BASELINES, mixed_grpo, seqkd
 from openhorizon.train.baselines import given as given_module
 from openhorizon.train.baselines.given import Given
 from openhorizon.train.compute import Meter
 from openhorizon.train.experts import UNTOUCHED
 from openhorizon.train.merging import mean_weights, task_arithmetic
+from openhorizon.train.resume import Resume
 from openhorizon.train.supervised import fit
+from openhorizon.unfinished import Unfinished
 
 DOMAINS = ("near", "far")
 WORLDS: Any = {name: CountDomain() for name in DOMAINS}
@@ -61,7 +65,7 @@ def make(start: Checkpoint, teachers: Mapping[str, Checkpoint], flops: float, **
         prompts={name: of(name, tasks(20)) for name in DOMAINS},
         validation={"near": of("near", tasks(30)[24:]), "far": of("far", tasks(30)[26:])}, worlds=WORLDS,
         budgets=dict.fromkeys(DOMAINS, BUDGET), config=replace(block, **changes), temperature=0.7, routers=UNTOUCHED,
-        seed=5, machine=MACHINE, log=log, flops=flops, meter=Meter(),
+        seed=5, machine=MACHINE, log=log, flops=flops, meter=Meter(), saved=Resume(),
     )  # fmt: skip
 
 
@@ -266,6 +270,78 @@ def test_teachers_of_another_shape_cannot_be_merged_but_can_write(tiny: Callable
     with pytest.raises(ValueError, match="one shape; that of 'near' is another than that of 'sft'"):
         BASELINES["average"](make(tiny(), alike, 1e9))
     assert BASELINES["best_teacher"](make(tiny(), others, 1e9))[0] in others.values()
+
+
+class Dying(Unfinished):
+    """Work that is saved once, and then the process ends."""
+
+    def save(self, *arguments: Any, **named: Any) -> bool:
+        super().save(*arguments, **named)
+        raise Killed
+
+
+class KeptLog(Log):
+    """A log that can be taken up."""
+
+    def state(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        self.rows = list(state["rows"])
+
+
+@pytest.mark.parametrize(
+    ("name", "flops", "every", "scopes"),
+    [
+        ("continued", 4_000, 3, [()]),
+        ("seqkd", 8_000, 2, [("rollouts",), ()]),
+        ("arithmetic", 1, 1, [()]),
+        ("mixed_grpo", 13_000, 1, [("grpo",)]),
+        ("best_teacher", 1, 1, [()]),
+    ],
+)
+def test_killed_behind_each_save_it_ends_with_the_same_bits(
+    fresh: Callable[[int], Checkpoint],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    flops: float,
+    every: int,
+    scopes: list[tuple[str, ...]],
+) -> None:
+    """``scopes``: where (train/resume.py) it is killed, in turn. Models that solve nothing have to do: whatever was
+    written is trained on, rewards are made up, and the last state of GRPO is the best."""
+    monkeypatch.setattr(mixed_grpo, "outcome", lambda trajectory: float(sum(trajectory.ids) % 7))
+    monkeypatch.setattr(mixed_grpo, "mixed", lambda groups, count: [group[0].task for group in groups])
+    monkeypatch.setattr(mixed_grpo, "success", lambda *of: given_module.success(*of) + (of[2] == "grpo"))
+    machine, teachers = replace(EVERY_STEP, checkpoint_steps=every), {"near": fresh(2), "far": fresh(3)}
+    n = by_hand(teachers["far"])
+    block = make(teachers["far"], {}, 0).config
+    grpo = replace(GRPO, iterations=99, prompts=2, tries=2, tried_prompts=4, max_horizon=1, validate_every=2)
+    changes: dict[str, Any] = {
+        "seqkd": replace(block.seqkd, prompts=2, samples="all"),
+        "mixed_grpo": replace(block.mixed_grpo, grpo=grpo),
+    }
+
+    def run(unfinished: Unfinished | None) -> tuple[Any, ...]:
+        given = make(fresh(1), teachers, flops * 6 * n, **changes)
+        log: Any = KeptLog()
+        given = replace(given, log=log, saved=Resume(unfinished, machine, log, meter=given.meter))
+        made, figures = BASELINES[name](given)
+        return state(made), figures, given.meter.figures(), log.rows
+
+    killed, ended = list[tuple[str, ...]](), tuple[Any, ...]()
+    while not ended:
+        dying = Dying("baseline", "same", tmp_path)
+        try:
+            ended = run(dying)
+        except Killed:
+            saved = json.loads(json.loads((dying.folder / "state.json").read_text())["body"])
+            killed.append(tuple(saved["values"]["scope"]))
+    weights, *rest = run(None)
+    assert same(ended[0], weights) and list(ended[1:]) == rest
+    assert list(dict.fromkeys(killed)) == scopes and len(killed) >= 2
+    assert name == "best_teacher" or not same(weights, state(fresh(1)))
 
 
 @pytest.fixture

@@ -16,11 +16,13 @@ from openhorizon.agent.trajectory import Trajectory, read_tasks, read_trajectori
 from openhorizon.artifacts import checkpoint_dir, read_json, replace_dir, stage_dir, write_json
 from openhorizon.config import Config
 from openhorizon.domains import DOMAINS
+from openhorizon.lineage import unfinished
 from openhorizon.model.load import Checkpoint, load_checkpoint, load_teacher, save_checkpoint
 from openhorizon.seeds import derive
 from openhorizon.train.baselines import BASELINES
 from openhorizon.train.baselines.given import Given
 from openhorizon.train.compute import Meter
+from openhorizon.train.resume import Resume
 from openhorizon.train.router import by_domain
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def run(config: Config, target: str | None, log: StageLog) -> None:
         save_checkpoint(made.model, made.tokenizer, folder)
         log.save_curves(folder)
         write_json(folder / "metrics.json", figures | given.meter.figures() | {"distill_flops": given.flops})
+    given.saved.remove()
 
 
 def collect(config: Config, target: str, log: StageLog) -> Given:
@@ -76,6 +79,7 @@ def collect(config: Config, target: str, log: StageLog) -> Given:
             for context in render_contexts(start.renderer, DOMAINS, trajectory, limit)
         ]
 
+    meter = Meter()
     return Given(
         start=start,
         teachers=teachers,
@@ -91,5 +95,6 @@ def collect(config: Config, target: str, log: StageLog) -> Given:
         machine=config.machine,
         log=log,
         flops=flops,
-        meter=Meter(),
+        meter=meter,
+        saved=Resume(unfinished(config, "baseline", target), config.machine, log, meter=meter),
     )

@@ -12,6 +12,7 @@ from the same seeds by the same weights, and come out the same.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
+from openhorizon.agent.trajectory import Trajectory, trajectory_of, trajectory_row
 from openhorizon.config import MachineConfig
 from openhorizon.model.load import full_disk_is_an_os_error
 from openhorizon.model.sharding import gathered_on_first, laid_out
@@ -66,16 +68,16 @@ class Resume:
         self._every_s = machine.checkpoint_s if machine else 0.0
         self._every_steps = machine.checkpoint_steps if machine else None
         self._saved, self._steps = time.monotonic(), 0  # when, and how many steps ago
-        self._parts: dict[str, Part] = {"random": Random()}
+        self._parts = dict[str, Part]()
         self._scope: list[str] = []
         self._loop: dict[str, Any] | None = None  # values of the loop that runs
-        self._entered = list[str]()  # its parts
+        self._entered = list[str]()  # the parts that it alone holds
         self._written: dict[str, int] = {}  # version of each part's file
         self._found: dict[str, Any] = dict(unfinished.values) if unfinished else {}
         self._done: dict[str, Any] = dict(self._found.get("done", {}))
         if self._found and log:
             log.take_up(self._found["log"])
-        self.keep(**parts)
+        self.keep(random=Random(), **parts)
 
     def keep(self, **parts: Part) -> None:
         """Save these for as long as the stage runs. Where they were saved, they are taken up at once."""
@@ -99,8 +101,8 @@ class Resume:
         """Begin a loop that changes these parts. Returns the values that its last ``after`` was given, all parts being
         what they were then; empty where the loop begins at its beginning."""
         self._leave()
+        self._entered = [name for name in parts if name not in self._parts]
         self._parts |= parts
-        self._entered = list(parts)
         self._loop = {}
         if self._found and self._found["loop"] is not None and self._found["scope"] == self._scope:
             self._take_up(self._parts)
@@ -196,6 +198,24 @@ class Tensors:
     def take_up(self, state: State) -> None:
         self.held.clear()
         self.held.update(state.tensors)
+
+
+class Episodes:
+    """Trajectories that a loop adds to ``held``. What routers chose in them is not saved."""
+
+    def __init__(self, held: list[Trajectory]) -> None:
+        self.held = held
+        self._lines = list[bytes]()  # of JSON, one a trajectory: each is written once
+
+    def state(self) -> State:
+        fresh = self.held[len(self._lines) :]
+        self._lines += [json.dumps(trajectory_row(trajectory)).encode() for trajectory in fresh]
+        text = bytearray(b"\n".join(self._lines))
+        return State({"lines": torch.frombuffer(text, dtype=torch.uint8)} if text else {}, None, len(self._lines))
+
+    def take_up(self, state: State) -> None:
+        self._lines = [line for text in state.tensors.values() for line in text.numpy().tobytes().split(b"\n")]
+        self.held[:] = [trajectory_of(json.loads(line)) for line in self._lines]
 
 
 class Random:

@@ -19,9 +19,13 @@ def run(given: Given) -> Made:
     origin = duplicate(given.start.model)
     models = {name: teacher.model for name, teacher in given.teachers().items()}
     kept = Kept(given.start.model, lambda name: success(given, given.start, name), math.inf)
+    given.saved.enter(kept=kept)
     for scale in given.config.arithmetic.scales:
-        given.start.model.load_state_dict(task_arithmetic(origin, models, scale))
-        kept.offer(f"scale_{scale:g}")
+        name = f"scale_{scale:g}"
+        if name not in kept.found:
+            given.start.model.load_state_dict(task_arithmetic(origin, models, scale))
+            kept.offer(name)
+            given.saved.after(len(kept.found))
     kept.restore()
     found = {f"validation_{name}": solved for name, solved in kept.found.items()}
     return given.start, {**found, "kept": kept.name}

@@ -1,13 +1,15 @@
 """What a baseline is given, and what several of them do with it: fine-tune within FLOPs, try a model on validation.
 
 A baseline (one file each beside this one) is a function of ``Given`` that returns a checkpoint, mostly ``start``
-changed in place, and figures. Whatever it spends it tells ``meter``.
+changed in place, and figures. Whatever it spends it tells ``meter``, and what took it long it gives to ``saved``: the
+meter is kept there, the rest is its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from openhorizon.agent.trajectory import Status, Trajectory
@@ -18,6 +20,7 @@ from openhorizon.model.sampler import local_policy
 from openhorizon.seeds import derive
 from openhorizon.train.compute import TRAINED, Meter, active_parameters, tokens_of
 from openhorizon.train.episodes import rollout
+from openhorizon.train.resume import Resume, Weights
 from openhorizon.train.supervised import batches, fit
 
 if TYPE_CHECKING:
@@ -46,11 +49,27 @@ class Given:
     log: StageLog
     flops: float
     meter: Meter
+    saved: Resume
 
 
 def fine_tuned(given: Given, samples: Sequence[Trajectory], optim: OptimConfig) -> Figures:
-    """SFT of ``start`` on ``samples`` for the FLOPs that are left, to half an update. An update's batch is not quite
-    full, so that steps are counted by the mean batch of an epoch.
+    """SFT of ``start`` on ``samples`` for the FLOPs that are left, to half an update. A run that was ``saved`` goes on.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    given.saved.keep(model=Weights(given.start.model))
+    tokens = given.saved.once("tokens", partial(affordable, given, samples, optim))
+    figures = fit(
+        given.start.model, samples, tokens, optim, derive(given.seed, "sft"), given.machine, given.log,
+        router=given.routers, meter=given.meter, saved=given.saved,
+    )  # fmt: skip
+    return {**figures, "samples": len(samples)}
+
+
+def affordable(given: Given, samples: Sequence[Trajectory], optim: OptimConfig) -> int:
+    """Tokens of SFT on ``samples`` that the FLOPs that are left pay for, in whole updates. An update's batch is not
+    quite full, so that steps are counted by the mean batch of an epoch.
 
     Raises:
         ValueError: nothing is left.
@@ -58,17 +77,12 @@ def fine_tuned(given: Given, samples: Sequence[Trajectory], optim: OptimConfig) 
     left = (given.flops - given.meter.flops) / (TRAINED * active_parameters(given.start.model))
     if left <= 0:
         raise ValueError(f"baselines: {given.meter.flops:.3g} FLOPs are spent before training, of {given.flops:.3g}")
-    seed, epoch, read, count = derive(given.seed, "sft"), tokens_of(samples), 0, 0
-    stream = batches(samples, optim.batch_tokens, seed)
+    stream = batches(samples, optim.batch_tokens, derive(given.seed, "sft"))
+    epoch, read, count = tokens_of(samples), 0, 0
     while read < epoch:
         read += tokens_of(next(stream))
         count += 1
-    tokens = round(left / (read / count)) * optim.batch_tokens
-    figures = fit(
-        given.start.model, samples, tokens, optim, seed, given.machine, given.log, router=given.routers,
-        meter=given.meter,
-    )  # fmt: skip
-    return {**figures, "samples": len(samples)}
+    return round(left / (read / count)) * optim.batch_tokens
 
 
 def success(given: Given, model: Checkpoint, name: str) -> float:

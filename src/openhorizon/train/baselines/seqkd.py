@@ -8,6 +8,8 @@ from the source: episodes are sampled, where it decodes by beam search, and a ve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import islice
 
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.model.sampler import local_policy
@@ -15,6 +17,7 @@ from openhorizon.seeds import derive
 from openhorizon.train.baselines.given import Figures, Given, Made, fine_tuned
 from openhorizon.train.compute import tokens_of
 from openhorizon.train.episodes import rollout
+from openhorizon.train.resume import Episodes
 from openhorizon.train.samples import prompt_stream
 
 
@@ -39,10 +42,20 @@ def run(given: Given) -> Made:
 
 def written(given: Given) -> Sequence[Trajectory]:
     """The teachers' episodes, as many prompts of each domain."""
+    episodes = list[Trajectory]()
+    given.saved.keep(episodes=Episodes(episodes))
+    given.saved.once("rollouts", partial(write, given, episodes))
+    return episodes
+
+
+def write(given: Given, episodes: list[Trajectory]) -> int:
+    """Have the teachers write ``episodes``, behind those that were saved. Returns how many waves there are."""
     block, limit = given.config.seqkd, given.config.seqkd.share * given.flops
     policies = {name: local_policy(teacher, given.machine) for name, teacher in given.teachers().items()}
     streams = {name: prompt_stream(given.prompts[name], derive(given.seed, "prompts", name)) for name in policies}
-    episodes, wave = list[Trajectory](), 0
+    wave: int = given.saved.enter().get("step", 0)
+    for stream in streams.values():
+        list(islice(stream, wave * block.prompts))  # which those had
     while given.meter.flops < limit:
         for name, policy in policies.items():
             tasks = [next(streams[name]) for _ in range(block.prompts)]
@@ -54,4 +67,5 @@ def written(given: Given) -> Sequence[Trajectory]:
         wave += 1
         part = min(given.meter.flops / limit, 1.0)
         given.log.progress(round(100 * part), 100, f"teachers' rollouts: {len(episodes)}")
-    return episodes
+        given.saved.after(wave)
+    return wave
