@@ -14,17 +14,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import httpx
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, wait
 
 from flows.cluster import RUNNERS, runner
 from flows.job import Outcome, StageFailed, explain
-from flows.stage import Submit, open_server, start_again
-from openhorizon import cli, config, pipeline, process
+from flows.stage import Submit, exit_code, open_server
+from openhorizon import config, pipeline, process
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,7 +60,7 @@ def make_shards(root: str, shards: dict[str, int]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the shards of what is stale, then let DVC run the stages, which take them up."""
+    """``make`` for the domains that are named."""
     parser = argparse.ArgumentParser(prog="python -m flows.generate", description=__doc__.splitlines()[0])
     parser.add_argument("domains", nargs="*", help="all of params.yaml by default")
     parser.add_argument("--runner", choices=RUNNERS, default=RUNNERS[0])
@@ -69,32 +69,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process.exit_on_terminate()
     os.chdir(ROOT)
     try:
-        with pipeline.alone(ROOT):
-            settings = config.load()
-            wanted = options.domains or list(settings.domains)
-            unknown = sorted(set(wanted) - set(settings.domains))
-            if unknown:
-                raise ValueError(f"unknown domain {unknown[0]!r}; known are {', '.join(settings.domains)}")
-            stale = set(pipeline.stale(ROOT))
-            shards = {name: settings.generate[name].shards for name in wanted if f"generate@{name}" in stale}
-            if shards:
-                open_server("generate")
-                where = runner(options.runner, settings.machine.threads)
-                make_shards.with_options(task_runner=where)(str(ROOT), shards)
-            for name in wanted:
-                repro = ["-m", "openhorizon.process", "--wait-for-lock", "repro", "--single-item", f"generate@{name}"]
-                _run(str(ROOT), repro, f"generate@{name}")
-    except httpx.TransportError as error:
-        return start_again(error)
-    except StageFailed as error:
-        print(f"openhorizon: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"openhorizon: {' '.join(str(error).split())}", file=sys.stderr)
-        return cli.USER_ERROR
+        return exit_code(partial(make, options.domains, options.runner))
     finally:
         process.end_children()
-    return 0
+
+
+def make(domains: Sequence[str], runner_name: str) -> None:
+    """Make the shards of what is stale, then let DVC run the stages, which take them up.
+
+    Raises:
+        ValueError: params.yaml has no such domain.
+    """
+    with pipeline.alone(ROOT):
+        settings = config.load()
+        wanted = domains or list(settings.domains)
+        unknown = sorted(set(wanted) - set(settings.domains))
+        if unknown:
+            raise ValueError(f"unknown domain {unknown[0]!r}; known are {', '.join(settings.domains)}")
+        stale = set(pipeline.stale(ROOT))
+        shards = {name: settings.generate[name].shards for name in wanted if f"generate@{name}" in stale}
+        if shards:
+            open_server("generate")
+            where = runner(runner_name, settings.machine.threads)
+            make_shards.with_options(task_runner=where)(str(ROOT), shards)
+        for name in wanted:
+            repro = ["-m", "openhorizon.process", "--wait-for-lock", "repro", "--single-item", f"generate@{name}"]
+            _run(str(ROOT), repro, f"generate@{name}")
 
 
 def _run(root: str, command: Sequence[str], name: str) -> None:

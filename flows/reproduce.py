@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import httpx
 from prefect import flow
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
@@ -27,7 +26,7 @@ from flows.evaluate import evaluate
 from flows.generate import generate
 from flows.job import Outcome, StageFailed
 from flows.shown import Shown
-from flows.stage import IN_WORKER, Runner, Submit, finish, open_server, start_again
+from flows.stage import IN_WORKER, Runner, Submit, exit_code, finish, open_server
 from flows.teach import teach
 from openhorizon import cli, config, pipeline, process, profiles, tracking
 from openhorizon.progress import Progress, duration
@@ -93,6 +92,12 @@ def summary(runner: Runner) -> list[str]:
     return lines
 
 
+def here() -> None:
+    """The flow and its stages in this process."""
+    open_server("reproduce")
+    reproduce()
+
+
 def on_cluster(name: str) -> None:
     """The flow in this process, its stages on workers, which reach its server by name."""
     machine = config.load().machine
@@ -108,24 +113,12 @@ def main(arguments: Sequence[str] = ()) -> int:
     name = parser.parse_args(arguments).runner
     process.exit_on_terminate()
     try:
-        if name == "threads":
-            open_server("reproduce")
-            reproduce()
-        else:
-            on_cluster(name)
+        code = exit_code(here if name == "threads" else partial(on_cluster, name))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except TerminationSignal:
         return 128 + signal.SIGTERM
-    except httpx.TransportError as error:
-        return start_again(error)
-    except StageFailed as error:
-        print(f"openhorizon: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"openhorizon: {' '.join(str(error).split())}", file=sys.stderr)
-        return cli.USER_ERROR
-    return cli.main(["report"])
+    return code or cli.main(["report"])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.futures import PrefectFuture, wait
 
 from flows.job import Job, Outcome, Processes, StageFailed, word_of
+from openhorizon.cli import USER_ERROR
 from openhorizon.config import LimitConfig
 from openhorizon.pipeline import Graph, affected
 from openhorizon.process import end_children, guard_children
@@ -63,6 +64,21 @@ def start_again(error: httpx.TransportError) -> int:  # noqa: RET503 (execve doe
     time.sleep(SERVER_WAIT_S)
     arguments = [sys.executable, *sys.orig_argv[1:]]
     os.execve(sys.executable, arguments, {**os.environ, TRIED_VARIABLE: str(tried + 1)})
+
+
+def exit_code(run: Callable[[], object]) -> int:
+    """Run a flow for a command line. Returns what it exits with; why it failed is said in one line."""
+    try:
+        run()
+    except httpx.TransportError as error:
+        return start_again(error)
+    except StageFailed as error:
+        print(f"openhorizon: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"openhorizon: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    return 0
 
 
 class Slots:

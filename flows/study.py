@@ -17,15 +17,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import httpx
 import yaml
 from prefect import flow
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, wait
 
 from flows.job import Outcome, StageFailed, explain
-from flows.stage import IN_WORKER, Runner, Slots, open_server, start_again
-from openhorizon import cli, config, pipeline, process, tracking
+from flows.stage import IN_WORKER, Runner, Slots, exit_code, open_server
+from openhorizon import config, pipeline, process, tracking
 from openhorizon.progress import Progress, say
 from openhorizon.study import plan, results, workspace
 
@@ -152,21 +151,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int)
     options = parser.parse_args(arguments)
     process.exit_on_terminate()
-    try:
+
+    def here() -> None:
         open_server(f"study {options.name}")
         study(options.name, options.size, options.seeds)
+        say(f"claims: {config.PARAMS_FILE.parent / 'reports' / 'claims.json'}")
+
+    try:
+        return exit_code(here)
     except (KeyboardInterrupt, TerminationSignal):
         return 130
-    except httpx.TransportError as error:
-        return start_again(error)
-    except StageFailed as error:
-        print(f"openhorizon: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"openhorizon: {' '.join(str(error).split())}", file=sys.stderr)
-        return cli.USER_ERROR
-    say(f"claims: {config.PARAMS_FILE.parent / 'reports' / 'claims.json'}")
-    return 0
 
 
 if __name__ == "__main__":
