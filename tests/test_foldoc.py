@@ -11,11 +11,13 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
+import proposed
 import pytest
 
-from openhorizon.domains.base import Answer, Call, Environment, Split, Task, solve, split_of
+from openhorizon.domains.base import Answer, Call, Environment, Task, solve, split_of
 from openhorizon.domains.corpora.foldoc import Article, plain
 from openhorizon.domains.corpora.fulltext import tokens
 from openhorizon.domains.search import filters, foldoc_walk, programs
@@ -26,17 +28,7 @@ from openhorizon.domains.search.titles import near_duplicates
 
 DOMAIN = FoldocDomain()
 HORIZONS = (1, 2, 3, 4, 6, 8, 11, 16, 24, 32)
-
-
-def make_tasks(horizon: int, count: int, split: Split = "train") -> list[Task]:
-    rng, tasks = random.Random(f"{horizon} {split}"), list[Task]()
-    for seed in range(100 * count):
-        task = DOMAIN.propose(rng, split, horizon, seed)
-        if task is not None:
-            tasks.append(task)
-        if len(tasks) == count:
-            return tasks
-    raise AssertionError(f"horizon {horizon}: {len(tasks)} tasks after {100 * count} draws")
+make_tasks = partial(proposed.make_tasks, DOMAIN)
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
+import proposed
 import pytest
 
-from openhorizon.domains.base import Answer, Call, Environment, Observation, Split, Task, solve
+from openhorizon.domains.base import Answer, Call, Environment, Observation, Task, solve
 from openhorizon.domains.search import programs
 from openhorizon.domains.search.hotpot import HotpotDomain, choices, library
 from openhorizon.domains.search.hotpot_reader import content, mentioned, read_question, stem, two_options
@@ -23,17 +25,7 @@ from openhorizon.domains.search.results import answer_key, write_results
 
 DOMAIN = HotpotDomain()
 HORIZONS = (8, 13, 24)
-
-
-def make_tasks(horizon: int, count: int, split: Split = "train") -> list[Task]:
-    rng, tasks = random.Random(f"{horizon} {split}"), list[Task]()
-    for seed in range(200 * count):
-        task = DOMAIN.propose(rng, split, horizon, seed)
-        if task is not None:
-            tasks.append(task)
-        if len(tasks) == count:
-            return tasks
-    raise AssertionError(f"horizon {horizon}: {len(tasks)} tasks after {200 * count} draws")
+make_tasks = partial(proposed.make_tasks, DOMAIN)
 
 
 @pytest.fixture(scope="module")

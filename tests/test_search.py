@@ -8,26 +8,18 @@ import random
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
+import proposed
 import pytest
 
-from openhorizon.domains.base import Answer, Call, Split, Task, solve, split_of
+from openhorizon.domains.base import Answer, Call, Task, solve, split_of
 from openhorizon.domains.corpora import facts
 from openhorizon.domains.search.trails import MIN_LINKS, Corpus, SearchDomain, _corpus, _read_facts, _slots
 
 DOMAIN = SearchDomain()
-
-
-def make_tasks(horizon: int, count: int, split: Split = "train") -> list[Task]:
-    rng, tasks = random.Random(f"{horizon} {split}"), list[Task]()
-    for seed in range(100 * count):
-        task = DOMAIN.propose(rng, split, horizon, seed)
-        if task is not None:
-            tasks.append(task)
-        if len(tasks) == count:
-            return tasks
-    raise AssertionError(f"horizon {horizon}: {len(tasks)} tasks after {100 * count} draws")
+make_tasks = partial(proposed.make_tasks, DOMAIN)
 
 
 @pytest.fixture(scope="module")
