@@ -83,6 +83,7 @@ READ = {
     ".openhorizon/inspect/bin/python": "an environment that installs from a package index",
     "scripts/debian-packages": "needs root and a package index",
     "scripts/install-inspect": "needs a package index",
+    "scripts/install-tau2": "needs a package index",
     "scripts/install-megablocks": "needs a package index",
     "scripts/install-extra": "needs a package index",
     "scripts/index-scienceworld": "minutes, and Java",

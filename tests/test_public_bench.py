@@ -9,15 +9,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import BUDGET, CountDomain
+from servers import Reply, called, said
 from settings import laptop
+from test_endpoint import count_up as endpoint_counts_up
 from test_rollout import ScriptedPolicy, count_up
 from transformers import PreTrainedTokenizerFast
 
 from openhorizon import benchmarking
+from openhorizon.agent.endpoint import Endpoint
 from openhorizon.agent.player import TOO_LONG, Player, PolicyPlayer, Script
 from openhorizon.agent.trajectory import Status, Trajectory, read_trajectories, write_tasks
 from openhorizon.artifacts import checkpoint_dir, stage_dir
@@ -226,6 +230,31 @@ def test_calls_that_are_no_json_are_counted(tokenizer: PreTrainedTokenizerFast, 
     player: Player = PolicyPlayer(ScriptedPolicy(tokenizer, decide))
     said = counts(run(COUNT, player, count_tasks(), SAMPLING, Journal(tmp_path / "j", {})))
     assert (said["unreadable_calls"], said["failed_calls"], said["tool_calls"]) == (6, 6, 6)
+
+
+def test_what_an_endpoint_does_is_counted_and_shown(tmp_path: Path, serve: Any) -> None:
+    """A reply without a choice, arguments that are no JSON, a refusal, an error 500: a task each, and two solved."""
+    tasks = list({task.prompt: task for task in count_tasks(40)}.values())[:6]
+    replies = [(200, b'{"choices": []}'), called("step", "{no json"), (400, b"{}"), (500, b"{}")]
+
+    def answer(asked: dict[str, Any]) -> Reply:
+        which = next(i for i, task in enumerate(tasks) if task.prompt == asked["messages"][1]["content"])
+        spoilt = which < len(replies) and len(asked["messages"]) == 2
+        return replies[which] if spoilt else endpoint_counts_up(asked) if which > 3 else said(content="Answer: 0")
+
+    player = Endpoint(serve(answer).url, "m", retries=0)
+    results = run(COUNT, player, tasks, SAMPLING, Journal(tmp_path / "j", {}))
+    assert [result.success for result in results] == [False, False, False, None, True, True]
+    found = counts(results)
+    assert [found[name] for name in ("judged", "nonsense", "refused", "unreadable_calls")] == [5, 1, 1, 1]
+    assert found["ended"]["ABORTED"] == 1 and rates(COUNT, results, 0)[0].n == 5
+
+
+def test_a_package_that_is_missing_says_how_to_get_it() -> None:
+    with pytest.raises(
+        ValueError, match=r"count: the package 'nowhere' is not installed; .*pip install --no-deps nowhere"
+    ):
+        assert replace(COUNT, package="nowhere").version
 
 
 def test_a_prompt_that_does_not_fit_is_a_counted_failure(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

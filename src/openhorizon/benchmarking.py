@@ -37,7 +37,7 @@ from openhorizon.bench.public.summary import LISTED, cost, counts, failures, pac
 from openhorizon.config import Config
 from openhorizon.domains.base import Task
 from openhorizon.kag.exposure import exposure
-from openhorizon.players import open_player, ours
+from openhorizon.players import open_endpoint, open_player, ours
 
 REFERENCES = (GOLD, SAMPLE, FLOOR)
 Said = Callable[[str, int, int], None]  # who plays, tasks done, tasks in all
@@ -45,14 +45,17 @@ Said = Callable[[str, int, int], None]  # who plays, tasks done, tasks in all
 
 @dataclass(frozen=True)
 class Wanted:
-    """One run of one benchmark. ``limit``: the first so many tasks; None: all. ``turn_tokens``: what a turn may have,
-    in place of the benchmark's own bound."""
+    """One run of one benchmark. ``limit``: the first so many tasks; None: all. ``turn_tokens`` and ``calls``: what a
+    turn and an episode may have, in place of the benchmark's own bounds. ``user``: URL#MODEL of the language model that
+    plays the user, of a benchmark that has one."""
 
     benchmark: str
     model: str
     limit: int | None
     temperature: float
     turn_tokens: int | None = None
+    calls: int | None = None
+    user: str | None = None
 
 
 def find(name: str) -> Benchmark:
@@ -72,26 +75,22 @@ def bench(
     Raises:
         ValueError, FileNotFoundError: no such benchmark or model, or its data is not there or damaged.
     """
-    benchmark = find(wanted.benchmark)
-    if wanted.limit is not None and wanted.limit < 1:
-        raise ValueError(f"--limit: {wanted.limit} is less than 1")
-    if wanted.turn_tokens is not None:
-        if wanted.turn_tokens < 1:
-            raise ValueError(f"--turn-tokens: {wanted.turn_tokens} is less than 1")
-        benchmark = replace(benchmark, budget=replace(benchmark.budget, turn_tokens=wanted.turn_tokens))
+    benchmark = as_asked(find(wanted.benchmark), wanted)
     tasks = list(benchmark.tasks()[: wanted.limit])
     sampling = Sampling(wanted.temperature, config.seed)
     known = wanted.model in REFERENCES
-    player = reference(benchmark, wanted.model) if known else open_player(wanted.model, config.machine)
+    opened = reference(benchmark, wanted.model) if known else open_player(wanted.model, config.machine)
+    player = benchmark.through(opened)
     journals = {wanted.model: _play(benchmark, player, wanted.model, tasks, sampling, said)}
     for name in (name for name in benchmark.references if name != wanted.model):
-        journals[name] = _play(benchmark, reference(benchmark, name), name, tasks, sampling, said)
+        journals[name] = _play(benchmark, benchmark.through(reference(benchmark, name)), name, tasks, sampling, said)
     found = {name: [journal.results[task.id] for task in tasks] for name, journal in journals.items()}
     metrics = {
         "benchmark": describe(benchmark) | {"tasks": len(benchmark.tasks()), "limit": wanted.limit},
         "model": wanted.model,
         "player": player.name,
-        "sampling": {**asdict(sampling), "turn_tokens": benchmark.budget.turn_tokens},
+        "sampling": {**asdict(sampling), "turn_tokens": benchmark.budget.turn_tokens, "calls": benchmark.budget.extra},
+        "user": wanted.user,
         **summary(benchmark, found[wanted.model], found, config.seed),
         "counts": counts(found[wanted.model]),
         "tools_shown": player.shows_tools(benchmark.domain, tasks[0]) if isinstance(player, PolicyPlayer) else None,
@@ -105,6 +104,24 @@ def bench(
     taken = {name: pace(results) for name, results in found.items()}
     write_json(timing, taken)
     return {**metrics, "timing": taken[wanted.model]}
+
+
+def as_asked(benchmark: Benchmark, wanted: Wanted) -> Benchmark:
+    """With the user and the bounds that are asked for. Raises ``ValueError`` for what cannot be."""
+    for option in ("limit", "turn_tokens", "calls"):
+        value = getattr(wanted, option)
+        if value is not None and value < 1:
+            raise ValueError(f"--{option.replace('_', '-')}: {value} is less than 1")
+    budget = benchmark.budget
+    if wanted.turn_tokens is not None:
+        budget = replace(budget, turn_tokens=wanted.turn_tokens)
+    if wanted.calls is not None:
+        budget = replace(budget, slack=0.0, extra=wanted.calls)
+    if wanted.user is None:
+        return replace(benchmark, budget=budget)
+    if benchmark.with_user is None:
+        raise ValueError(f"--user: in {benchmark.name} no language model plays the user")
+    return replace(benchmark.with_user(benchmark, open_endpoint(wanted.user)), budget=budget)
 
 
 def describe(benchmark: Benchmark) -> dict[str, Any]:

@@ -56,6 +56,12 @@ def words(metrics: Mapping[str, Any]) -> list[str]:
     lines += [f"not judged: {n}: {why}" for why, n in counts["not_judged"].items()]
     if counts["too_long"]:
         lines.append(f"prompt longer than the context: {counts['too_long']} tasks, counted as failed")
+    if counts["nonsense"]:
+        lines.append(
+            f"replies that were none, such as one without a choice: {counts['nonsense']} tasks, counted as failed"
+        )
+    if counts["refused"]:
+        lines.append(f"requests that the endpoint refused: {counts['refused']} tasks, counted as failed")
     if metrics["tools_shown"] is False:
         lines.append(NO_TOOLS)
     if counts["tool_calls"] or counts["unreadable_calls"]:

@@ -24,6 +24,7 @@ from openhorizon.domains.base import Answer, Call, Domain, EnvironmentDied, Task
 from openhorizon.seeds import derive
 
 FAILED = "endpoint failed"
+NONSENSE, REFUSED = "nonsense from the endpoint", "the endpoint refused the request"
 CHARS_PER_TOKEN = 3  # of an observation that the server has not counted yet; few, to be on the safe side
 MAX_SEED = 2**31 - 1  # what servers take
 
@@ -70,7 +71,7 @@ class Talk:
         try:
             reply = read_reply(body)
         except Nonsense as error:
-            self.end(Status.FAILED, f"nonsense from the endpoint: {error}")
+            self.end(Status.FAILED, f"{NONSENSE}: {error}")
             return
         self._keep(reply)
         if reply.cut or reply.used > self.budget.context_tokens:
@@ -87,7 +88,7 @@ class Talk:
         """A reply that is an error. Whether it says that the endpoint is not there: 4xx is about this request."""
         there = 400 <= code < 500 and code not in (408, 409, 429)
         if there:
-            self.end(Status.TRUNCATED, f"the endpoint refused the request: {reason}")
+            self.end(Status.TRUNCATED, f"{REFUSED}: {reason}")
         else:
             self.end(Status.ABORTED, f"{FAILED}: {code}: {reason}")
         return not there

@@ -107,7 +107,9 @@ def run_bench(options: argparse.Namespace) -> int:
         raise ValueError("bench: name a benchmark and --model, or --list")
     config = load()
     temperature = config.evaluate.temperature if options.temperature is None else options.temperature
-    wanted = benchmarking.Wanted(options.benchmark, options.model, options.limit, temperature, options.turn_tokens)
+    wanted = benchmarking.Wanted(
+        options.benchmark, options.model, options.limit, temperature, options.turn_tokens, options.calls, options.user
+    )
     out = options.out or REPORTS / "bench" / benchmarking.find(options.benchmark).name / folder_name(options.model)
     process.limit_threads(config.machine.threads)
     try:

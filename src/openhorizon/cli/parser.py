@@ -146,6 +146,8 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--turn-tokens", type=int, help="tokens that a turn may have (default: the benchmark's own bound)"
     )
+    bench.add_argument("--calls", type=int, help="that an episode may have (default: the benchmark's own bound)")
+    bench.add_argument("--user", help="URL#MODEL of the language model that plays the user, of tau2")
     bench.add_argument("--out", type=Path, help="a folder for the results (default: reports/bench/NAME/MODEL)")
     add("doctor", doctor)
     add("mlflow", mlflow_ui).add_argument("--port", type=int, default=MLFLOW_PORT)

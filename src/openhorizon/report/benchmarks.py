@@ -77,6 +77,10 @@ def _words(metrics: Mapping[str, Any]) -> list[str]:
         said.append(f"{model}: {counts['ended']['ABORTED']} episodes were aborted (the system failed): in no rate.")
     if counts["too_long"]:
         said.append(f"{model}: {counts['too_long']} prompts were longer than its context, counted as failed.")
+    if counts["nonsense"]:
+        said.append(f"{model}: {counts['nonsense']} replies of its endpoint were none, counted as failed.")
+    if counts["refused"]:
+        said.append(f"{model}: {counts['refused']} requests were refused by its endpoint, counted as failed.")
     if metrics["tools_shown"] is False:
         said.append(f"{model}: its chat template shows no tools; it knew of them by the system prompt alone.")
     if counts["unreadable_calls"]:

@@ -8,6 +8,8 @@ from openhorizon.bench.public.ifeval import IFEVAL
 from openhorizon.bench.public.scicode import SCICODE
 from openhorizon.bench.public.scienceworld import SCIENCEWORLD
 from openhorizon.bench.public.tau2 import TAU2_SCRIPTED
+from openhorizon.bench.public.tau2_official import HELDOUT as TAU2_HELDOUT
+from openhorizon.bench.public.tau2_official import TAU2
 
 BENCHMARKS = {
     "bfcl": BFCL,
@@ -18,4 +20,6 @@ BENCHMARKS = {
     "scienceworld": SCIENCEWORLD,
     "scicode-dev": SCICODE,
     "tau2-scripted": TAU2_SCRIPTED,
+    "tau2": TAU2,
+    "tau2-heldout": TAU2_HELDOUT,
 }

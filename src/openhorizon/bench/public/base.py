@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
+from openhorizon.agent.endpoint import Endpoint
+from openhorizon.agent.player import Player
 from openhorizon.agent.trajectory import Status, Trajectory
 from openhorizon.config import BudgetConfig
 from openhorizon.domains.base import Action, Answer, Domain, Task
@@ -70,12 +72,19 @@ def judged(task: Task) -> str:
     return ""
 
 
+def as_they_are(player: Player) -> Player:
+    return player
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """``tasks`` gives all of them in a fixed order whose beginnings are fair samples, since a limit takes the first.
     ``primary`` is the metric that a table shows; with 1.0 there a task counts as solved. ``texts`` are what training
     data must not contain. ``unjudged`` says why a task cannot be judged here (empty: it can): it is counted and not
     played. ``protocol`` says in words how it is played, and what differs from the authors' own way.
+
+    ``through`` makes of whoever plays one that plays through the benchmark's own program; ``with_user`` is the
+    benchmark with this model in the place of its user, where a language model has to be one.
 
     Where a ``judge`` is to be asked, it puts its verdicts into what was played; a task whose ``measure`` then has no
     ``primary`` was not judged, for the verdict's reason, and the next run asks again without playing again."""
@@ -101,7 +110,9 @@ class Benchmark:
     data: Callable[[], Path] | None = None  # the user's file, where there is no package
     unjudged: Callable[[Task], str] = judged
     judge: Callable[[Sequence[Trajectory]], list[Trajectory]] | None = None  # who judges when all has been played
-    edition: str = ""  # the version of data that is in no package
+    edition: Callable[[], str] | None = None  # the version of data that is in no package of this environment
+    through: Callable[[Player], Player] = as_they_are
+    with_user: Callable[[Benchmark, Endpoint], Benchmark] | None = None
 
     @property
     def references(self) -> dict[str, Callable[[Task], Sequence[Action]]]:
@@ -116,8 +127,8 @@ class Benchmark:
         Raises:
             ValueError: its package is not installed, or the user's file is not there.
         """
-        if self.edition:
-            return self.edition
+        if self.edition is not None:
+            return self.edition()
         if self.data is not None:
             path = self.data()
             return f"{path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"

@@ -148,6 +148,7 @@ def open_folder(path: Path) -> Benchmark:
         judge = _judge(settings.judge, read_prompt(path / settings.judge.prompt))
     if tools is not None:
         files.append(path / TOOLS)
+    digest = _digest(files)
     by = f"judged by {settings.judge.model}" if settings.judge else "exact match"
     full = "a full context is discarded and the question asked anew" if settings.discard else "a full context ends it"
     return Benchmark(
@@ -168,7 +169,7 @@ def open_folder(path: Path) -> Benchmark:
         texts=lambda task: (task.prompt,),
         gold=gold,
         judge=judge,
-        edition=f"folder {path.name}, {_digest(files)}",
+        edition=lambda: f"folder {path.name}, {digest}",
     )
 
 

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from openhorizon.agent.player import TOO_LONG
+from openhorizon.agent.talk import NONSENSE, REFUSED
 from openhorizon.agent.trajectory import Status
 from openhorizon.bench.public.base import Benchmark, Result, Value
 from openhorizon.bench.stats import weighted_mean, wilson
@@ -69,6 +70,8 @@ def counts(results: Sequence[Result]) -> dict[str, Any]:
         "not_judged": dict(sorted(why.items())),
         "ended": {status.value: ended[status] for status in Status},
         "too_long": sum(result.reason.startswith(TOO_LONG) for result in results),
+        "nonsense": sum(result.reason.startswith(NONSENSE) for result in results),
+        "refused": sum(result.reason.startswith(REFUSED) for result in results),
         "tool_calls": sum(result.tool_calls for result in results),
         "unreadable_calls": sum(result.unreadable_calls for result in results),
         "failed_calls": sum(result.failed_calls for result in results),
