@@ -72,8 +72,14 @@ def answers(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def parsed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from served(folder, tmp_path_factory.mktemp("parsed"))
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server of this module runs, with what it says in ``log``."""
+    return tmp_path_factory.mktemp("parsed")
+
+
+@pytest.fixture(scope="module")
+def parsed(folder: Path, root: Path) -> Iterator[str]:
+    yield from served(folder, root)
 
 
 def post(url: str, **body: Any) -> Any:
@@ -104,6 +110,23 @@ def test_an_openai_client_gets_calls_and_gives_them_back(parsed: str) -> None:
     observed = {"role": "tool", "tool_call_id": call["id"], "content": f"now {begin + 1} done"}
     last = post(parsed, messages=[*prompt(task), {**said["message"], "role": "assistant"}, observed], tools=tools)
     assert last["message"]["content"] == f"Answer: {begin + 1}"
+
+
+def test_tools_that_a_template_leaves_out_are_said_and_calls_are_calls_all_the_same(parsed: str, root: Path) -> None:
+    assert f"note: {serve.NO_TOOLS}" in (root / "log").read_text()
+    task, tools = tasks(1)[0], [tool.schema() for tool in CountDomain.tools]
+    with_tools, without = (
+        post(parsed, messages=prompt(task), **given)["message"] for given in ({"tools": tools}, {"tools": None})
+    )
+    (call,), (same,) = with_tools["tool_calls"], without["tool_calls"]
+    assert call["function"] == same["function"]
+
+
+def test_a_template_that_shows_tools_needs_no_word(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert not serve.shows_tools(tokenizer)
+    told = copy.deepcopy(tokenizer)
+    told.chat_template = SMOLLM2_TEMPLATE
+    assert serve.shows_tools(told)
 
 
 def test_it_streams(parsed: str) -> None:

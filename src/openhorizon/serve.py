@@ -35,6 +35,10 @@ ENGINES: tuple[Engine, ...] = ("vllm", "sglang", "transformers")  # in the order
 GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
 CALL_OPENS = r'<tool_call>\s*\{\s*"name":\s*"(?P<name>[^"\\]+)",\s*"arguments":\s*'
 CALL_CLOSES = r"\s*\}\s*</tool_call>"
+NO_TOOLS = (
+    "its chat template shows no tools: what a request has in `tools` is not read, and the model knows of tools by the "
+    "system prompt alone (calls come back as tool_calls all the same)"
+)
 
 
 def serve(model: str, machine: MachineConfig, host: str, port: int, engine: Engine | None, raw: bool) -> NoReturn:
@@ -48,6 +52,8 @@ def serve(model: str, machine: MachineConfig, host: str, port: int, engine: Engi
     folder = prepare(model, raw)
     process.limit_threads(machine.threads)
     print(f"http://{host}:{port}/v1  model {folder.name}  by {chosen} (Ctrl-C ends it)", flush=True)
+    if not shows_tools(_tokenizer(folder)):
+        print(f"note: {NO_TOOLS}", flush=True)
     arguments = command(chosen, folder.name, machine.device, host, port, raw)
     os.chdir(folder.parent)  # the folder's name is the model's
     sys.stdout.flush()
@@ -151,6 +157,16 @@ def response_template(tokenizer: Any) -> dict[str, Any] | None:
             "content": {"close": tokenizer.eos_token, "content": "text"},
         },
     }
+
+
+def shows_tools(tokenizer: Any) -> bool:
+    """Whether its chat template writes a request's tools into the prompt. One that does not leaves them out without a
+    word."""
+    asked = [{"role": "user", "content": "U"}]
+    tool = {"type": "function", "function": {"name": "look_up", "description": "D", "parameters": {"type": "object"}}}
+    plain: str = tokenizer.apply_chat_template(asked, tokenize=False)
+    told: str = tokenizer.apply_chat_template(asked, tools=[tool], tokenize=False)
+    return told != plain
 
 
 def untouched(tokenizer: Any) -> dict[str, Any]:
