@@ -8,8 +8,10 @@ the end there must be
     no process left, nothing half made, no unfinished work, no MLflow run open
     no other teacher that was trained again
 
-What was done is kept in FOLDER/faults.jsonl, so that a run that was ended goes on behind it. The project is the tiny
-one of tests/tiny_project.py; the disk is a tmpfs of its own, which needs root.
+Stages and victims go in turn: 50 faults are in every stage, as many as there are pairs are each victim in each stage. A
+fault that came when its stage had ended is none and is tried again. What was done is kept in FOLDER/faults.jsonl, so
+that a run that was ended goes on behind it. The project is the tiny one of tests/tiny_project.py with a baseline; the
+disk is a tmpfs of its own, which needs root.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +38,7 @@ import psutil
 import tiny_project
 import yaml
 
-from openhorizon import process
+from openhorizon import pipeline, process
 
 REPRODUCE = [sys.executable, "-m", "openhorizon", "reproduce"]
 VICTIMS = ("stage", "dvc", "flow", "server", "worker", "disk")
@@ -41,6 +46,7 @@ TIMEOUT_S = 600.0
 ENDED_S = 20.0  # within which whatever belonged to what was killed has to end
 FULL_S = (1.0, 6.0)  # how long the disk is full
 SPARE_BYTES = 48 * 2**20  # of the tmpfs, above what the project takes
+TRIES = 9  # to hit a stage while it runs
 
 
 class Wrong(AssertionError):
@@ -127,8 +133,8 @@ def wait_for(found: Callable[[], Any], alive: Callable[[], bool], timeout_s: flo
     return None
 
 
-def kill(victim: str, root: Path, flow: psutil.Process, stage: str) -> bool:
-    """SIGKILL; False where there was no such process any more."""
+def kill(victim: str, root: Path, flow: psutil.Process, stage: str) -> None:
+    """SIGKILL to what there is of the victim."""
     words = {
         "stage": command_words(stage),
         "dvc": ["openhorizon.process", "repro", stage],
@@ -141,7 +147,6 @@ def kill(victim: str, root: Path, flow: psutil.Process, stage: str) -> bool:
     for it in victims:
         with contextlib.suppress(psutil.NoSuchProcess):
             it.kill()
-    return bool(victims)
 
 
 def fault(
@@ -152,8 +157,9 @@ def fault(
     draw: random.Random,
     log: Path,
     command: Sequence[str] = REPRODUCE,
-) -> str:
-    """One of them, and the reproduction behind it. Returns what happened; raises ``Wrong``."""
+) -> tuple[float, bool]:
+    """One of them, and the reproduction behind it. Returns how long the stage had run and whether it still did; raises
+    ``Wrong``."""
     before, rows = outs(root), figures(root)
     teachers = {path: path.stat().st_mtime_ns for path in (root / "artifacts" / "teach").glob("*/model.safetensors")}
     unmake(root, stage)
@@ -163,12 +169,12 @@ def fault(
         there = wait_for(lambda: running(root, command_words(stage)), flow.is_running)
         delay = draw.uniform(0, seconds)
         time.sleep(delay if there else 0)
+        hit = bool(running(root, command_words(stage)))
         if victim == "disk":
             with full(root):
                 time.sleep(draw.uniform(*FULL_S))
-            hit = True
         else:
-            hit = kill(victim, root, flow, stage)
+            kill(victim, root, flow, stage)
         if victim in ("flow", "worker"):
             ended(root, ENDED_S, "server start" if victim == "worker" else "")
         else:
@@ -181,7 +187,7 @@ def fault(
         rows,
         {path: time for path, time in teachers.items() if path.parent.name != stage.removeprefix("teach@")},
     )
-    return f"{victim} in {stage} after {delay:.1f} s" + ("" if hit else " (it had ended)")
+    return delay, hit
 
 
 def check(root: Path, before: dict[str, Any], rows: Any, teachers: dict[Path, int]) -> None:
@@ -245,7 +251,9 @@ def started_by_worker(root: Path, log: Path) -> Iterator[psutil.Process]:
     deployment = {"name": "tiny", "entrypoint": "flows/reproduce.py:reproduce", "work_pool": {"name": "chaos"}}
     pull = [{"prefect.deployments.steps.set_working_directory": {"directory": str(root)}}]
     (root / "prefect.yaml").write_text(yaml.safe_dump({"pull": pull, "deployments": [deployment]}))
-    port = str(random.randrange(20000, 60000))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
     prefect = [sys.executable, "-m", "prefect"]
     own = environment(root) | {
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
@@ -310,37 +318,68 @@ def main() -> int:
     parser.add_argument("--victims", nargs="*", default=list(VICTIMS))
     parser.add_argument("--stages", type=int, default=2, help="so many at once")
     options = parser.parse_args()
-    root, record = options.folder.resolve() / "project", options.folder.resolve() / "faults.jsonl"
-    log = options.folder.resolve() / "log"
+    folder = options.folder.resolve()
+    root, record, log = folder / "project", folder / "faults.jsonl", folder / "log"
     if not (root / "reports" / "results.json").is_file():
         shutil.rmtree(options.folder, ignore_errors=True)
         root.mkdir(parents=True)
         often = {"checkpoint_s": 0.2, "checkpoint_steps": None, "stages": options.stages, "threads": options.stages}
-        tiny_project.make(root, [{"machines": {"cpu": often}}])
+        tiny_project.make(root, [{"machines": {"cpu": often}}, {"baselines": {"run": ["continued"]}}])
         print(f"chaos: one reproduction in peace, in {root}", flush=True)
         reproduce(root, log)
-    lines = record.read_text().splitlines() if record.is_file() else []
     stages = sorted([*outs(root), "report"])
-    for number in range(len(lines), options.faults):
-        draw = random.Random(f"{options.seed} {number}")
-        victim = options.victims[number % len(options.victims)]
-        stage = stages[(number * 5 + number // len(stages)) % len(stages)]
-        timing = json.loads((root / "artifacts/timings" / f"{'@'.join(command_words(stage)[2::2])}.json").read_text())
-        began = time.monotonic()
-        place = on_a_small_disk(root) if victim == "disk" else contextlib.nullcontext(root)
+    commit = pipeline.commit(tiny_project.ROOT)
+    for number in range(len(read(record)), options.faults):
+        victim, stage = planned(number, options.victims, stages)
+        said, began = f"chaos: {number + 1}/{options.faults}: {victim} in {stage}", time.monotonic()
         try:
-            with place as here:
-                said = fault(here, victim, stage, timing["seconds"], draw, log)
+            after = hit_in(root, victim, stage, random.Random(f"{options.seed} {number}"), log)
         except Wrong as wrong:
-            print(f"chaos: {number + 1}/{options.faults}: {victim} in {stage}: WRONG: {wrong}", flush=True)
+            print(f"{said}: WRONG: {wrong}", flush=True)
             return 1
+        seconds = round(time.monotonic() - began)
+        row = {"victim": victim, "stage": stage, "after_s": after, "took_s": seconds, "commit": commit}
         with record.open("a") as file:
-            file.write(json.dumps({"victim": victim, "stage": stage, "said": said}) + "\n")
-        print(
-            f"chaos: {number + 1}/{options.faults}: {said}: the same results ({time.monotonic() - began:.0f} s)",
-            flush=True,
-        )
+            file.write(json.dumps({**row, "seed": options.seed}) + "\n")
+        print(f"{said} after {after} s: the same results ({seconds} s)", flush=True)
+    print("\n".join(table(read(record), options.victims, stages)), flush=True)
     return 0
+
+
+def planned(number: int, victims: Sequence[str], stages: Sequence[str]) -> tuple[str, str]:
+    """Who is killed in which stage: each pair once before any comes again, neighbours in stages far from each other."""
+    turn, who = divmod(number, len(victims))
+    return victims[who], stages[(turn + who * (len(stages) // len(victims))) % len(stages)]
+
+
+def hit_in(root: Path, victim: str, stage: str, draw: random.Random, log: Path) -> float:
+    """Faults until one comes while the stage runs. Returns how many seconds it had; raises ``Wrong``."""
+    took = re.findall(rf"^{re.escape(stage)}: done in ([\d.]+) s", log.read_text(errors="replace"), re.MULTILINE)
+    for _ in range(TRIES):
+        place = on_a_small_disk(root) if victim == "disk" else contextlib.nullcontext(root)
+        with place as here:
+            after, hit = fault(here, victim, stage, float(took[0]), draw, log)
+        if hit:
+            return round(after, 1)
+        print(f"chaos: {victim} in {stage} after {after:.1f} s: it had ended", flush=True)
+    raise Wrong(f"it had ended {TRIES} times")
+
+
+def read(record: Path) -> list[dict[str, Any]]:
+    """What was done, a row a fault."""
+    return [json.loads(line) for line in record.read_text().splitlines()] if record.is_file() else []
+
+
+def table(done: Sequence[Mapping[str, Any]], victims: Sequence[str], stages: Sequence[str]) -> Iterator[str]:
+    """Faults by stage and victim, in Markdown."""
+    counts = Counter((row["stage"], row["victim"]) for row in done)
+    yield f"| stage | {' | '.join(victims)} | all |"
+    yield f"| --- |{' --- |' * (len(victims) + 1)}"
+    for stage in stages:
+        each = [counts[stage, victim] for victim in victims]
+        yield f"| `{stage}` | {' | '.join(map(str, each))} | {sum(each)} |"
+    each = [sum(counts[stage, victim] for stage in stages) for victim in victims]
+    yield f"| all | {' | '.join(map(str, each))} | {sum(each)} |"
 
 
 if __name__ == "__main__":

@@ -62,3 +62,12 @@ def test_what_is_wrong_is_seen(project: Path) -> None:
         with pytest.raises(chaos.Wrong, match=said):
             chaos.check(project, *right, {})
         path.rmdir()
+
+
+def test_faults_are_of_every_kind_in_every_stage() -> None:
+    stages = [f"stage{i}" for i in range(16)]
+    plan = [chaos.planned(number, chaos.VICTIMS, stages) for number in range(6 * 16)]
+    assert len(set(plan)) == len(plan)
+    assert {stage for _, stage in plan[:50]} == set(stages) and {victim for victim, _ in plan[:6]} == set(chaos.VICTIMS)
+    rows = list(chaos.table([{"victim": "dvc", "stage": "stage1"}], ("dvc", "flow"), ("stage0", "stage1")))
+    assert rows[-3:] == ["| `stage0` | 0 | 0 | 0 |", "| `stage1` | 1 | 0 | 1 |", "| all | 1 | 0 | 1 |"]

@@ -195,7 +195,7 @@ def test_a_full_context_is_discarded_and_the_question_asked_anew(place: Path, se
     ("line", "reason"),
     [
         ("{", "line 2: not JSON"),
-        ("[1]", "line 2: not an object"),
+        ("[1]", "line 2: a list, expected an object"),
         ('{"answer": "x"}', "line 2: no question: 'None'"),
         ('{"question": "q?", "answer": null}', "line 2: no answer: 'None'"),
         ('{"question": "q?", "answer": " "}', "line 2: no answer"),

@@ -1,15 +1,18 @@
 """Arbitrary input: refused in words, or taken as data; never a traceback, never accepted for what it is not.
 
-A hundred cases of each here, thousands with `make test-long`. Cases are derived from the test, so that a run repeats.
+A hundred cases of each here, 20,000 in all with `make test-long`. Cases are derived from the test, so a run repeats.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
+import math
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +28,40 @@ from settings import laptop_text
 from openhorizon import config, play, profiles
 from openhorizon.agent.render import read_action, write_action
 from openhorizon.agent.reply import Nonsense, read_reply
-from openhorizon.agent.trajectory import read_trajectories
+from openhorizon.agent.trajectory import (
+    Status,
+    Trajectory,
+    Turn,
+    iter_tasks,
+    read_trajectories,
+    trajectory_of,
+    trajectory_row,
+    write_trajectories,
+)
+from openhorizon.bench.public import ifeval
 from openhorizon.bench.public.files import read_lines
-from openhorizon.bench.public.folder import read_settings
+from openhorizon.bench.public.folder import open_folder, read_settings
 from openhorizon.domains import DOMAINS
 from openhorizon.domains.base import Answer, Call, Observation, Task, Verdict, open_environment
 
 ROOT = Path(__file__).parents[1]
 SHORT_WORLDS = ("search", "science", "instruction", "tool_calling", "scientific_agent")  # none needs a sandbox
-LONG = 1500  # cases of each; there are eight properties, five of which are of several worlds or kinds of file
+LONG = 1500  # cases of each property; a fifth as many of each world and of what takes long
 HOW_MANY = [pytest.param(100, id="some"), pytest.param(LONG, id="many", marks=pytest.mark.long)]
 
 DEEP = "deeper than a parser goes"
-TEXT = st.text(max_size=40)
+TEXT = st.text(max_size=40)  # no surrogates; HALF has one
+HALF = st.just("half a pair \ud800")
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**18), 10**18) | st.floats() | TEXT,
+    st.none() | st.booleans() | st.integers(-(10**18), 10**18) | st.just(10**400) | st.floats() | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
 PIECES = st.sampled_from(
     ["<think>", "</think>", "<tool_call>", "</tool_call>", '{"name": "read_page", "arguments": {', "}}", '"', "[" * 50]
 )
+PATTERNS = st.sampled_from(["(", "a{1,99999999999}", "(a)(b)", "[[:x", "(?P<n>x)"])
+IFEVAL = all(importlib.util.find_spec(name) for name in ("if_verifiable", "llama_index"))
 MODEL_TEXT = st.lists(PIECES | TEXT, max_size=8).map("".join)
 
 
@@ -112,10 +128,20 @@ def test_params_are_read_or_refused_with_the_files_name(count: int, tmp_path: Pa
 
     def prove(path: tuple[str | int, ...], how: str, value: Any, name: str) -> None:
         file.write_text(changed(text, path, how, value, name))
-        refused(lambda: config.load(file), "params.yaml")
+        if not refused(lambda: config.load(file), "params.yaml"):
+            assert all(math.isfinite(it) for it in numbers(asdict(config.load(file))))
 
     hows = st.sampled_from(["replace", "delete", "add"])
     tried(count, prove, path=st.sampled_from(paths(text)), how=hows, value=JSON, name=TEXT)
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every float below."""
+    if isinstance(value, float):
+        yield value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+    for it in inner:
+        yield from numbers(it)
 
 
 @pytest.mark.parametrize("count", HOW_MANY)
@@ -144,7 +170,7 @@ def test_a_profile_is_merged_or_refused(count: int, tmp_path: Path) -> None:
         refused(lambda: profiles.compose("odd", tmp_path, []), "profiles/odd.yaml")
 
     hows = st.sampled_from(["replace", "delete", "add"])
-    tried(count // 10, prove, path=st.sampled_from(paths(smoke)), how=hows, value=JSON, name=TEXT)
+    tried(max(count // 5, 20), prove, path=st.sampled_from(paths(smoke)), how=hows, value=JSON, name=TEXT)
 
 
 @pytest.mark.parametrize("count", HOW_MANY)
@@ -225,8 +251,58 @@ def test_files_of_lines_are_read_or_refused_with_the_line(count: int, tmp_path: 
         if not refused(lambda: read_lines(file, wanted), str(file)):
             assert all(isinstance(row[key], str) for row in read_lines(file, wanted) for key in wanted)
 
-    row = st.fixed_dictionaries({"question": JSON, "answer": JSON}, optional={"more": JSON})
+    row = st.fixed_dictionaries({"question": JSON | HALF, "answer": JSON}, optional={"more": JSON})
     tried(count, prove, lines=st.lists(row | JSON | TEXT | st.just(DEEP), max_size=3))
+
+
+@pytest.mark.parametrize("count", HOW_MANY)
+def test_a_benchmarks_folder_is_opened_or_refused_with_the_file(count: int, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"name": "odd", "licence": "CC0", "group": "level", "turns": 3, "time_s": 9.0}
+    judge = {"url": "http://127.0.0.1:9", "model": "m", "verdict": "(yes|no)", "timeout_s": 2.0}
+    good = {"question": "Capital of Peru?", "answer": "Lima", "level": 1}
+
+    def prove(lines: list[Any], key: str, value: Any, judged: bool, at: str, other: Any, prompt: bytes) -> None:
+        whole = {**settings, key: value} | ({"judge": {**judge, at: other}} if judged else {})
+        (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
+        (tmp_path / "judge.txt").write_bytes(prompt)
+        text = "\n".join(it if isinstance(it, str) else json.dumps(it) for it in [good, *lines])
+        (tmp_path / "questions.jsonl").write_text(text.replace(DEEP, "[" * 100_000), encoding="utf-8")
+        if not refused(lambda: open_folder(tmp_path), str(tmp_path)):
+            found = open_folder(tmp_path)
+            tasks = found.tasks()
+            assert all(task.prompt.strip() and task.reference.strip() and found.group(task) for task in tasks)
+            assert found.budget.turn_tokens > 0 and "/" not in found.name
+
+    row = st.fixed_dictionaries({"question": TEXT | HALF | JSON, "answer": TEXT | JSON}, optional={"level": JSON})
+    keys = st.sampled_from([*settings, "judge", "questions", "discard", "context_tokens"]) | TEXT
+    tried(
+        count, prove, lines=st.lists(row | JSON | TEXT | st.just(DEEP), max_size=2), key=keys, value=JSON,
+        judged=st.booleans(), at=st.sampled_from([*judge, "accepts", "parallel", "prompt"]), other=JSON | PATTERNS,
+        prompt=st.just(b"{question} {answer} {response}") | st.binary(max_size=20),
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not IFEVAL, reason="if-verifiable or nltk's data are not installed")
+@pytest.mark.parametrize("count", HOW_MANY)
+def test_a_file_of_ifeval_is_judged_by_or_refused_with_the_record(count: int, tmp_path: Path) -> None:
+    file = tmp_path / "input_data.jsonl"
+    rules = ["keywords:existence", "length_constraints:number_words", "punctuation:no_comma", "startend:end_checker"]
+
+    def prove(named: list[Any], kwargs: list[Any], key: Any, said: str) -> None:
+        row = {"key": key, "prompt": "Write.", "instruction_id_list": named, "kwargs": kwargs}
+        file.write_text(json.dumps(row), encoding="utf-8")
+        if not refused(lambda: ifeval.read(file), str(file)):
+            (read,) = ifeval.read(file).values()
+            strict, loose = ifeval.judge(read, said)
+            assert len(strict) == len(loose) == len(named)
+
+    known = st.sampled_from(["keywords", "num_words", "relation", "end_phrase"])
+    values = JSON | st.lists(TEXT, min_size=1, max_size=2) | st.sampled_from(["at least", "less than"])
+    tried(
+        max(count // 5, 20), prove, named=st.lists(st.sampled_from(rules) | JSON, max_size=2),
+        kwargs=st.lists(st.dictionaries(known | TEXT, values, max_size=2) | JSON, max_size=2),
+        key=st.integers(0, 9) | JSON, said=TEXT,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("count", HOW_MANY)
@@ -254,6 +330,75 @@ def test_a_file_that_is_no_table_of_trajectories_is_refused(count: int) -> None:
                 read_trajectories(file)
 
         tried(count, prove, body=st.binary(max_size=100), cut=st.integers(0, len(whole)))
+
+
+@functools.cache
+def a_trajectory() -> dict[str, Any]:
+    """A row of one, with a turn of each kind."""
+    turns = (
+        Turn("prompt", "q", (1, 2)),
+        Turn("assistant", "call", (3, 4), (-0.5, -1.0)),
+        Turn("tool", "seen", (5,), (), ("page",), True),
+        Turn("assistant", "<answer>", written=3),
+    )
+    verdict = Verdict(True, 1.0, "right", {"answer": True})
+    return trajectory_row(Trajectory(a_task("search"), turns, "a", Status.SOLVED, verdict, "expert", 7))
+
+
+@pytest.mark.parametrize("count", HOW_MANY)
+def test_a_table_of_trajectories_is_read_or_refused_with_the_row(count: int, tmp_path: Path) -> None:
+    """One value of its columns, its task, its turns or its rubric is replaced, deleted, or given a neighbour."""
+    file, row = tmp_path / "some.parquet", a_trajectory()
+    whole = {key: json.loads(row[key]) if key in ("task", "turns", "rubric") else row[key] for key in row}
+    text = yaml.safe_dump(whole)
+
+    def prove(path: tuple[str | int, ...], how: str, value: Any, name: str) -> None:
+        found = yaml.safe_load(changed(text, path, how, value, name))
+        odd = {key: json.dumps(it) if key in ("task", "turns", "rubric") else it for key, it in found.items()}
+        try:
+            write_row(file, odd)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):  # of no such column: not a file that can be
+            return
+        if refused(lambda: read_trajectories(file), str(file)):
+            return
+        (read,) = read_trajectories(file)
+        assert len(read.ids) == len(read.loss_mask) == len(read.logprobs) and 0 <= read.verdict.score <= 1
+        assert all(type(it) is int and it >= 0 for it in read.ids)
+        assert repr([read.task]) == repr(list(iter_tasks(file)))  # repr: nan is not nan
+        assert repr(trajectory_of(trajectory_row(read))) == repr(read)
+
+    hows = st.sampled_from(["replace", "delete", "add"])
+    tried(count, prove, path=st.sampled_from(paths(text)), how=hows, value=JSON, name=TEXT)
+
+
+def write_row(path: Path, row: dict[str, Any]) -> None:
+    """A table of one row in the columns that a trajectory has, and those that it has besides."""
+    write_trajectories(path, [])
+    schema = pq.read_schema(path).remove_metadata()
+    known = [it for it in schema if it.name in row]
+    more = pa.Table.from_pylist([{key: it for key, it in row.items() if key not in schema.names}])
+    table = pa.Table.from_pylist([row], schema=pa.schema(known))
+    for name in more.column_names:
+        table = table.append_column(name, more[name])
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize("count", HOW_MANY)
+def test_a_damaged_table_is_read_or_refused(count: int, tmp_path: Path) -> None:
+    """Bytes of a good one are others."""
+    file, good = tmp_path / "some.parquet", tmp_path / "good.parquet"
+    write_trajectories(good, [trajectory_of(a_trajectory())] * 3)
+    body = good.read_bytes()
+
+    def prove(changes: dict[int, int]) -> None:
+        odd = bytearray(body)
+        for at, value in changes.items():
+            odd[at] = value
+        file.write_bytes(odd)
+        if not refused(lambda: read_trajectories(file), str(file)):
+            assert all(isinstance(it, Trajectory) for it in read_trajectories(file))
+
+    tried(count, prove, changes=st.dictionaries(st.integers(0, len(body) - 1), st.integers(0, 255), max_size=3))
 
 
 @pytest.mark.parametrize("count", HOW_MANY)

@@ -1,4 +1,4 @@
-"""`dvc push` to S3 and `dvc pull` in a fresh clone. tests/test_pipeline.py does it with a reproduction and a folder."""
+"""`dvc push` to S3 and `dvc pull` in a fresh clone, of two stages. A reproduction's are in tests/test_pipeline.py."""
 
 from __future__ import annotations
 

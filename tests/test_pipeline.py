@@ -9,12 +9,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from object_store import dvc, object_store, s3, use  # noqa: F401 (a fixture)
 
 from openhorizon.agent.trajectory import read_tasks, read_trajectories
 from openhorizon.model.load import weights_hash
@@ -180,18 +181,31 @@ def test_a_changed_teacher_reruns_only_what_depends_on_it(project: Path) -> None
     assert not stale & {"base", "sft", "teach@tool_calling", "teach@instruction", "evaluate@sft"}
 
 
-def test_a_fresh_clone_pulls_everything_and_runs_nothing(project: Path, tmp_path: Path) -> None:
-    """`dvc push` to a folder, `git clone`, `dvc pull`: the same artifacts, up to date; and where they come from."""
+@pytest.fixture(params=["folder", pytest.param("s3", marks=[s3, pytest.mark.long])])
+def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], None]:
+    """Gives a checkout its default remote."""
+    if request.param == "s3":
+        address = request.getfixturevalue("object_store")
+        return lambda root: use(root, address, "reproduction")
+    add = ("remote", "add", "--quiet", "--force", "--local", "--default", "store", str(tmp_path / "store"))
+    return lambda root: print(dvc(root, *add))
+
+
+def test_a_fresh_clone_pulls_everything_and_runs_nothing(
+    project: Path, tmp_path: Path, remote: Callable[[Path], None]
+) -> None:
+    """`dvc push`, `git clone`, `dvc pull`: the same artifacts, up to date; and where they come from."""
     who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
-    for words in (("add", "--all"), (*who, "commit", "--quiet", "--message", "reproduced")):
+    for words in (("add", "--all"), (*who, "commit", "--quiet", "--allow-empty", "--message", "reproduced")):
         subprocess.run(["git", *words], cwd=project, check=True)
     subprocess.run(["git", "clone", "--quiet", str(project), str(tmp_path / "clone")], check=True)
     for root, direction in ((project, "push"), (tmp_path / "clone", "pull")):
-        remote = f"[core]\nremote = store\n['remote \"store\"']\nurl = {tmp_path / 'store'}\n"
-        (root / ".dvc" / "config.local").write_text(remote)
-        command(root, "-m", "openhorizon.process", direction, "--quiet")
+        remote(root)
+        dvc(root, direction, "--quiet")
     clone = tmp_path / "clone"
     assert results(clone) == results(project)
+    assert "up to date" in dvc(clone, "repro")
+    assert (clone / "dvc.lock").read_bytes() == (project / "dvc.lock").read_bytes()
     assert "up to date" in command(clone, "-m", "openhorizon", "reproduce")
     told = command(clone, "-m", "openhorizon", "show", "lineage", "student")
     assert told.count("as recorded") == told.count(" md5 ") > len(DOMAINS)

@@ -118,7 +118,7 @@ def test_ifeval_from_a_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert floor["prompt_loose"].value == 0
 
 
-@needs("if_verifiable")
+@needs("if_verifiable", "llama_index")
 @pytest.mark.parametrize(
     ("line", "said"),
     [

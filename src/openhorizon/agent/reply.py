@@ -120,7 +120,7 @@ def _tokens(choice: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[float, ..
 
 
 def _ids(value: Any) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, list) and all(isinstance(it, int) for it in value) else ()
+    return tuple(value) if isinstance(value, list) and all(type(it) is int for it in value) else ()
 
 
 def _count(value: Mapping[str, Any], key: str) -> int:

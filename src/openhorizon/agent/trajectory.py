@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from openhorizon.domains.base import Task, Verdict
 
 GROUP_ROWS = 500
 GROUP_CHARS = 8_000_000
+ROLES = ("prompt", "assistant", "tool")
+Read = TypeVar("Read")
 
 
 class Status(StrEnum):
@@ -179,13 +181,14 @@ def write_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
 
 
 def read_trajectories(path: Path) -> list[Trajectory]:
-    """Raises ``ValueError`` with the path where the file is missing, truncated or of another schema."""
+    """Raises ``ValueError`` with the path where the file is missing, truncated or of another schema, and with the row
+    where one holds no trajectory."""
     return list(iter_trajectories(path))
 
 
 def iter_trajectories(path: Path) -> Iterator[Trajectory]:
     """The same one by one, in the memory of one row group."""
-    return (trajectory_of(row) for row in _read(path, _TRAJECTORY_SCHEMA))
+    return _each(path, _read(path, _TRAJECTORY_SCHEMA), trajectory_of)
 
 
 def write_tasks(path: Path, tasks: Iterable[Task]) -> None:
@@ -196,18 +199,13 @@ def write_tasks(path: Path, tasks: Iterable[Task]) -> None:
 
 
 def read_tasks(path: Path) -> list[Task]:
-    """Raises ``ValueError`` with the path where the file is missing, truncated or of another schema."""
-    return [_task(row["task"]) for row in _read(path, _TASK_SCHEMA)]
+    """Raises ``ValueError`` as ``read_trajectories`` does."""
+    return list(_each(path, _read(path, _TASK_SCHEMA), _task_of))
 
 
 def iter_tasks(path: Path) -> Iterator[Task]:
     """The tasks of a table of tasks or of trajectories, one by one. Raises ``ValueError`` as ``read_tasks`` does."""
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=["task"]):
-                yield from (_task(row["task"]) for row in batch.to_pylist())
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise ValueError(f"{path}: missing or damaged ({str(error).splitlines()[0]}); run its stage again") from error
+    return _each(path, _read(path, _TASK_SCHEMA, or_more=True), _task_of)
 
 
 def trajectory_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -239,17 +237,53 @@ _TRAJECTORY_SCHEMA = pa.schema(
 )
 
 
-def _read(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
-    """The rows of a table, a batch in memory at a time."""
+def _read(path: Path, schema: pa.Schema, or_more: bool = False) -> Iterator[dict[str, Any]]:
+    """The rows of a table, a batch in memory at a time. ``or_more``: it may have other columns, which are not read."""
     try:
         with pq.ParquetFile(path) as file:
-            if file.schema_arrow.names != schema.names:
-                names = file.schema_arrow.names
-                raise ValueError(f"{path}: columns {names}, expected {schema.names}; run its stage again")
-            for batch in file.iter_batches(batch_size=GROUP_ROWS):
+            found = file.schema_arrow
+            if or_more:
+                found = pa.schema([it for it in found if it.name in schema.names])
+            if not found.equals(schema):
+                raise ValueError(f"{path}: columns {_columns(found)}, expected {_columns(schema)}; run its stage again")
+            for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=schema.names):
                 yield from batch.to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{path}: missing or damaged ({str(error).splitlines()[0]}); run its stage again") from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: missing or damaged ({said}); run its stage again") from error
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{it.name} {it.type}" for it in schema)
+
+
+def _each(path: Path, rows: Iterable[dict[str, Any]], read: Callable[[dict[str, Any]], Read]) -> Iterator[Read]:
+    """What ``read`` makes of each row. Raises ``ValueError`` with the path and the row's number."""
+    for number, row in enumerate(rows, start=1):
+        try:
+            made = read(row)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, row {number}: {str(error)[:200]}; run its stage again") from error
+        yield made
+
+
+def _fields(value: Any, kinds: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """``value`` where it is an object that has these keys alone, with values of these types; else ``ValueError``."""
+    if not isinstance(value, dict) or value.keys() - kinds.keys():
+        raise ValueError(f"{value!r:.60} is no object of {', '.join(kinds)}")
+    for key, kind in kinds.items():
+        found = value.get(key)
+        if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
+            raise ValueError(f"{key} is {found!r:.60}")
+    return value
+
+
+def _all(kind: type, values: Iterable[Any], name: str) -> tuple[Any, ...]:
+    """Them as a tuple; ``ValueError`` where one is of another type."""
+    found = tuple(values)
+    if not all(type(it) is kind for it in found):
+        raise ValueError(f"{name} holds something else than {kind.__name__}")
+    return found
 
 
 def world_of(row: dict[str, Any]) -> str:
@@ -261,12 +295,46 @@ def _task_json(task: Task) -> str:
     return json.dumps(asdict(task), ensure_ascii=False, sort_keys=True)
 
 
+_TASK_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("domain", "id", "split", "prompt", "reference", "source"), str),
+    **dict.fromkeys(("horizon", "seed"), int),
+    **dict.fromkeys(("evidence", "verifiers", "entity_pairs"), list),
+    "state": dict,
+}
+_ROW_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("policy", "status", "reason"), str),
+    "seed": int,
+    "passed": bool,
+    "score": (float, int),
+    "answer": (str, type(None)),
+}
+_TURN_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("role", "text"), str),
+    **dict.fromkeys(("ids", "logprobs", "evidence"), list),
+    "error": bool,
+    "written": int,
+}
+
+
 def _task(text: str) -> Task:
-    value = json.loads(text)
+    """Raises ``ValueError`` where the text is no task."""
+    value = _fields(json.loads(text), _TASK_FIELDS)
     for key in ("evidence", "verifiers"):
-        value[key] = tuple(value[key])
-    value["entity_pairs"] = tuple((a, b) for a, b in value["entity_pairs"])
+        value[key] = _all(str, value[key], key)
+    pairs = value["entity_pairs"]
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise ValueError("entity_pairs holds something else than pairs")
+    value["entity_pairs"] = tuple((a, b) for a, b in pairs)
     return Task(**value)
+
+
+def _task_of(row: Mapping[str, Any]) -> Task:
+    """The task of a row; ``ValueError`` where its columns say something else than its JSON."""
+    task = _task(row["task"] or "null")
+    for key in ("domain", "id", "horizon"):
+        if row[key] != getattr(task, key):
+            raise ValueError(f"column {key} is {row[key]!r}, the task's {getattr(task, key)!r}")
+    return task
 
 
 def _turn_json(turn: Turn) -> dict[str, Any]:
@@ -296,20 +364,26 @@ def trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
     }
 
 
-def trajectory_of(row: dict[str, Any]) -> Trajectory:
-    """A row of ``trajectory_rows`` as what it stands for."""
-    turns = tuple(
-        Turn(
-            turn["role"],
-            turn["text"],
-            tuple(turn["ids"]),
-            tuple(turn["logprobs"]),
-            tuple(turn["evidence"]),
-            turn["error"],
-            written=turn.get("written", 0),
-        )
-        for turn in json.loads(row["turns"])
-    )
-    verdict = Verdict(row["passed"], row["score"], row["reason"], json.loads(row["rubric"]))
-    status = Status(row["status"])
-    return Trajectory(_task(row["task"]), turns, row["answer"], status, verdict, row["policy"], row["seed"])
+def trajectory_of(row: Mapping[str, Any]) -> Trajectory:
+    """A row of ``trajectory_rows`` as what it stands for. Raises ``ValueError`` where it is none."""
+    _fields({key: row.get(key) for key in _ROW_FIELDS}, _ROW_FIELDS)
+    turns, rubric = json.loads(row["turns"] or "null"), json.loads(row["rubric"] or "null")
+    if not isinstance(turns, list) or not isinstance(rubric, dict):
+        raise ValueError("turns are no list, or the rubric no object")
+    if not 0 <= row["score"] <= 1:
+        raise ValueError(f"score is {row['score']}")
+    verdict = Verdict(row["passed"], row["score"], row["reason"], rubric)
+    read = tuple(map(_turn, turns))
+    return Trajectory(_task_of(row), read, row["answer"], Status(row["status"]), verdict, row["policy"], row["seed"])
+
+
+def _turn(value: Any) -> Turn:
+    """Raises ``ValueError`` where it is none."""
+    found = _fields({"written": 0, **value} if isinstance(value, dict) else value, _TURN_FIELDS)
+    ids, logprobs = _all(int, found["ids"], "ids"), _all(float, found["logprobs"], "logprobs")
+    evidence = _all(str, found["evidence"], "evidence")
+    if found["role"] not in ROLES or min(ids, default=0) < 0 or found["written"] < 0:
+        raise ValueError(f"a turn of role {found['role']!r}, or a count below 0")
+    if len(logprobs) not in (0, len(ids)):
+        raise ValueError(f"{len(logprobs)} log-probabilities of {len(ids)} ids")
+    return Turn(found["role"], found["text"], ids, logprobs, evidence, found["error"], written=found["written"])

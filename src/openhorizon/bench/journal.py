@@ -56,7 +56,7 @@ class Lines:
                 row = json.loads(line)
                 if "identity" not in row:
                     take(row)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(
                     f"{self.path}, line {number}: damaged ({error}); delete the file, and its tasks are played again"
                 ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from pathlib import Path
@@ -73,7 +74,9 @@ def build(kind: Any, value: Any, where: str) -> Any:
         return value
     if origin is types.UnionType:
         return None if value is None and type(None) in arguments else build(arguments[0], value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not abs(value) <= sys.float_info.max:  # nor is nan
+            raise ValueError(f"{where}: {str(value)[:20]} is no finite number")
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{where}: expected {kind.__name__}, got {value!r} ({type(value).__name__})")

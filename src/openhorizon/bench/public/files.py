@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +31,48 @@ def read_lines(path: Path, fields: Mapping[str, type | tuple[type, ...]]) -> lis
         ValueError: a line is no such object; the message has its number.
     """
     found = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error})") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({str(error)[:80]})") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: a {type(row).__name__}, expected an object")
+    for where, row in read_objects(path):
         for field, kind in fields.items():
             if not isinstance(row.get(field), kind):
-                raise ValueError(f"{path}, line {number}: {field} is {row.get(field)!r:.60}, expected {_name(kind)}")
+                raise ValueError(f"{where}: {field} is {row.get(field)!r:.60}, expected {_name(kind)}")
         found.append(row)
     if not found:
         raise ValueError(f"{path}: no line of data")
     return found
+
+
+def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each object of a JSON lines file stands, and the object; empty lines are left out.
+
+    Raises:
+        ValueError: a line is no object, or has a text that UTF-8 cannot say; the message has its number.
+    """
+    # Only a newline parts lines: JSON's texts may hold what Unicode breaks lines at.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line, parse_constant=_no_number)
+            if "\\ud" in line.lower():  # half of a pair of code units, maybe
+                json.dumps(row, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where}: not JSON ({str(error)[:80]})") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: a {type(row).__name__}, expected an object")
+        yield where, row
+
+
+def read_text(path: Path) -> str:
+    """Raises ``ValueError`` with the path where the file is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error})") from error
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _name(kind: type | tuple[type, ...]) -> str:

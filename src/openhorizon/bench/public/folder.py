@@ -19,7 +19,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
-import json
+import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,13 +29,12 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
-import yaml
-
 from openhorizon.agent.endpoint import Endpoint
 from openhorizon.agent.trajectory import Trajectory
 from openhorizon.bench.public.base import Benchmark, Metrics, Value
+from openhorizon.bench.public.files import read_objects
 from openhorizon.bench.public.judge import CORRECT, JUDGED, KEY_VARIABLE, Judge, exact, read_prompt
-from openhorizon.config import BudgetConfig
+from openhorizon.config import BudgetConfig, read_yaml
 from openhorizon.domains.base import (
     Action,
     Answer,
@@ -195,20 +195,33 @@ def read_settings(path: Path) -> Settings:
     """Raises ``ValueError`` for a missing file, an unknown or missing key, or a value of a wrong type."""
     if not path.is_file():
         raise ValueError(f"{path}: missing; a benchmark's folder needs it (docs/serving.md)")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    values = dict(_checked(Settings, found, f"{path}"))
+    values = dict(_checked(Settings, read_yaml(path), f"{path}"))
     if values.get("judge") is not None:
-        values["judge"] = JudgeSettings(**_checked(JudgeSettings, values["judge"], f"{path}:judge"))
+        values["judge"] = _judge_settings(values["judge"], f"{path}:judge")
     settings = Settings(**values)
-    if not settings.name or not all(letter.isalnum() or letter in "-_." for letter in settings.name):
-        raise ValueError(f"{path}:name: {settings.name!r} is to be letters, digits, - _ and . alone")
-    for key in ("turns", "turn_tokens", "context_tokens", "time_s"):
-        if getattr(settings, key) <= 0:
-            raise ValueError(f"{path}:{key}: {getattr(settings, key)} is not above 0")
+    name = settings.name
+    if not name.strip(".") or not all(letter.isalnum() or letter in "-_." for letter in name):
+        raise ValueError(f"{path}:name: {name!r} is to be letters, digits, - _ and . alone")
+    _above_zero(settings, ("turns", "turn_tokens", "context_tokens", "time_s"), f"{path}")
     return settings
+
+
+def _judge_settings(found: Any, where: str) -> JudgeSettings:
+    judge = JudgeSettings(**_checked(JudgeSettings, found, where))
+    _above_zero(judge, ("timeout_s", "parallel"), where)
+    try:
+        groups = re.compile(judge.verdict).groups
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{where}:verdict: {judge.verdict!r} is no regular expression ({error})") from error
+    if groups > 1:
+        raise ValueError(f"{where}:verdict: {judge.verdict!r} has {groups} groups; the one is the judge's word")
+    return judge
+
+
+def _above_zero(settings: Settings | JudgeSettings, keys: Sequence[str], where: str) -> None:
+    for key in keys:
+        if not 0 < getattr(settings, key) < math.inf:
+            raise ValueError(f"{where}:{key}: {getattr(settings, key)} is not above 0")
 
 
 def _checked(kind: type[Any], found: Any, where: str) -> Mapping[str, Any]:
@@ -237,27 +250,19 @@ def read_questions(path: Path, settings: Settings) -> list[Task]:
     """
     if not path.is_file():
         raise ValueError(f'{path}: missing; one {{"question": …, "answer": …}} a line')
-    tasks, seen = list[Task](), dict[str, int]()
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not text.strip():
-            continue
-        task = _question(text, f"{path}, line {number}", settings)
+    tasks, seen = list[Task](), dict[str, str]()
+    for where, found in read_objects(path):
+        task = _question(found, where, settings)
         if task.id in seen:
-            raise ValueError(f"{path}, line {number}: the question of line {seen[task.id]} again")
-        seen[task.id] = number
+            raise ValueError(f"{where}: the question of {seen[task.id]} again")
+        seen[task.id] = where.rpartition(", ")[2]
         tasks.append(task)
     if not tasks:
         raise ValueError(f"{path}: no questions in it")
     return sorted(tasks, key=lambda task: task.id)
 
 
-def _question(text: str, where: str, settings: Settings) -> Task:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{where}: not an object with question and answer")
+def _question(found: Mapping[str, Any], where: str, settings: Settings) -> Task:
     question, answer = found.get("question"), found.get("answer")
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where}: no question: {str(question)[:40]!r}")

@@ -79,7 +79,7 @@ class Following(Domain):
     def judged(self, task: Task, text: str) -> tuple[list[bool], list[bool]]:
         """Strictly and loosely followed, an item an instruction. Arguments that a rule would draw are drawn from a seed
         of the task's, and the process's own random state is left as it was."""
-        with _seeded(task.id):
+        with seeded(task.id):
             return self.judge(self.rows()[task.id], text)
 
     def propose(self, rng: random.Random, split: Split, horizon: int, seed: int) -> Task | None:
@@ -140,7 +140,7 @@ def has_tagger() -> bool:
 
 
 @contextmanager
-def _seeded(key: str) -> Iterator[None]:
+def seeded(key: str) -> Iterator[None]:
     state = random.getstate()
     random.seed(key)
     try:

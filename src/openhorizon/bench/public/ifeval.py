@@ -35,14 +35,34 @@ def rows() -> Mapping[str, Mapping[str, Any]]:
 
 @functools.cache
 def _rows(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    return read(path)
+
+
+def read(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The file's rows by task. Raises as ``rows``."""
     found: dict[str, Mapping[str, Any]] = {}
     for number, row in enumerate(read_lines(path, FIELDS), start=1):
-        unknown = [rule for rule in row["instruction_id_list"] if rule not in ifeval_rules()]
-        if unknown or len(row["kwargs"]) != len(row["instruction_id_list"]) or not row["kwargs"]:
-            problem = f"no rule {unknown[0]!r}" if unknown else "not as many kwargs as instructions, or none"
+        name = f"ifeval-{row['key']}"
+        if problem := "its key is there twice" if name in found else _problem(row):
             raise ValueError(f"{path}, record {number}, key {row['key']}: {problem}")
-        found[f"ifeval-{row['key']}"] = row
+        found[name] = row
     return found
+
+
+def _problem(row: Mapping[str, Any]) -> str:
+    """Why no answer could be judged by a row; empty where one can."""
+    rules, kwargs = row["instruction_id_list"], row["kwargs"]
+    unknown = [rule for rule in rules if not isinstance(rule, str) or rule not in ifeval_rules()]
+    if unknown:
+        return f"no rule {unknown[0]!r:.60}"
+    if len(kwargs) != len(rules) or not kwargs:
+        return "not as many kwargs as instructions, or none"
+    try:
+        with followed.seeded(str(row["key"])):
+            judge(row, "an answer")
+    except Exception as error:  # of the package, whatever its rules make of kwargs of another type
+        return f"its rules do not take its kwargs ({type(error).__name__}: {str(error)[:80]})"
+    return ""
 
 
 @functools.cache

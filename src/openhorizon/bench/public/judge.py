@@ -16,6 +16,7 @@ from pathlib import Path
 from openhorizon.agent.endpoint import Asking, Endpoint, line
 from openhorizon.agent.reply import Nonsense, read_reply
 from openhorizon.agent.trajectory import Status, Trajectory
+from openhorizon.bench.public.files import read_text
 from openhorizon.domains.base import Answer, Verdict
 
 KEY_VARIABLE = "OPENHORIZON_JUDGE_KEY"
@@ -105,7 +106,7 @@ def read_prompt(path: Path) -> str:
     """Raises ``ValueError`` where the file is missing or lacks one of ``PLACES``."""
     if not path.is_file():
         raise ValueError(f"{path}: missing; it is the judge's prompt, with {', '.join(PLACES)} in it")
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     lacking = [place for place in PLACES if place not in text]
     if lacking:
         raise ValueError(f"{path}: lacks {', '.join(lacking)}; without it the judge would judge something else")
