@@ -5,6 +5,7 @@ A hundred cases of each here, 20,000 in all with `make test-long`. Cases are der
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import json
@@ -104,12 +105,18 @@ def paths(text: str) -> tuple[tuple[str | int, ...], ...]:
         inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         return [at, *(path for key, item in inner for path in below(item, (*at, key)))]
 
-    return tuple(below(yaml.safe_load(text), ())[1:])
+    return tuple(below(parsed(text), ())[1:])
+
+
+@functools.cache
+def parsed(text: str) -> Any:
+    """What YAML holds; nobody changes it."""
+    return yaml.safe_load(text)
 
 
 def changed(text: str, path: tuple[str | int, ...], how: str, value: Any, name: str) -> str:
     """The YAML with one place replaced, deleted, or given a neighbour."""
-    whole = yaml.safe_load(text)
+    whole = copy.deepcopy(parsed(text))
     at = whole
     for key in path[:-1]:
         at = at[key]
@@ -119,7 +126,7 @@ def changed(text: str, path: tuple[str | int, ...], how: str, value: Any, name: 
         at[name] = value
     else:
         at[path[-1]] = value
-    return yaml.safe_dump(whole)
+    return str(yaml.dump(whole, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
 
 
 @pytest.mark.parametrize("count", HOW_MANY)
