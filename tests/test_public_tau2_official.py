@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from servers import Reply, called, said
 from settings import laptop
+from test_inspect import named
 
 from openhorizon import benchmarking
 from openhorizon.agent.endpoint import Endpoint
@@ -202,12 +203,12 @@ def test_the_package_plays_and_judges(
         done = any(message["role"] == "tool" for message in asked["messages"])
         return said(content="Done.") if done else called(first["name"], json.dumps(first["arguments"]))
 
-    user = Endpoint(serve(customer).url, "customer")
+    user = Endpoint(serve(named(customer)).url, "customer")
     budgets = {"tool_calling": TAU2.budget}
-    (found,) = Conversations(Endpoint(serve(calls).url, "a"), user).rollout({}, few[:1], [0], budgets, 0.0)
-    assert found.verdict.reason.startswith("not met: DB") and found.status is Status.FAILED
+    (found,) = Conversations(Endpoint(serve(named(calls)).url, "a"), user).rollout({}, few[:1], [0], budgets, 0.0)
+    assert found.verdict.reason.startswith("not met: ") and found.status is Status.FAILED
     assert [it.role for it in found.turns][:5] == ["prompt", "assistant", "tool", "assistant", "tool"]
-    wrong = Endpoint(serve(lambda asked: called("x", "{no json")).url, "a")
+    wrong = Endpoint(serve(named(lambda asked: called("x", "{no json"))).url, "a")
     (found,) = Conversations(wrong, user).rollout({}, few[:1], [0], budgets, 0.0)
     assert found.status is Status.FAILED and found.verdict.reason.startswith("the agent's model: JSONDecodeError")
     broken = Endpoint(serve(lambda asked: (500, b"{}")).url, "u", retries=0)
@@ -222,7 +223,7 @@ def test_a_result_names_the_customer(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(official, "ENVIRONMENT", environment)
     official.tasks.cache_clear()
-    url = serve(customer).url
+    url = serve(named(customer)).url
     wanted = Wanted("tau2", f"{url}#a", 1, 0.0, user=f"{url}#patient")
     made = benchmarking.bench(laptop(), wanted, tmp_path / "out", tmp_path / "t.json")
     assert made["benchmark"]["title"] == "τ², customer patient" and made["counts"]["judged"] == 1
