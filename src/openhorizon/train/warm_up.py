@@ -8,6 +8,7 @@ on-policy one, too. Agents-A1 has none: its student starts from SFT alone (secti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from openhorizon.agent.trajectory import Status, Trajectory
@@ -54,12 +55,12 @@ def warm_up(
     for place, (name, teacher) in enumerate(teachers.items()):
         policy, stream = local_policy(teacher, machine), prompt_stream(prompts[name], derive(seed, "prompts", name))
         tasks = [next(stream) for _ in range(config.prompts)]
-        tried = rollout(domains, tasks, policy, budgets, temperature, derive(seed, "rollout", name))
+        told = partial(_tell, log, place * config.prompts, len(teachers) * config.prompts)
+        tried = rollout(domains, tasks, policy, budgets, temperature, derive(seed, "rollout", name), told)
         meter.forward("rollout", teacher.model, tokens_of(tried))
         solved = [one for one in tried if one.status is Status.SOLVED]
         samples += [context for one in solved for context in one.contexts]
         counts |= {f"{PREFIX}written@{name}": len(tried), f"{PREFIX}solved@{name}": len(solved)}
-        log.progress(place + 1, len(teachers), "the teachers' episodes")
         if not solved:
             print(f"distill: warm_up: the teacher of {name} solves none of {len(tried)} prompts", flush=True)
     if not samples:
@@ -69,3 +70,7 @@ def warm_up(
         meter=meter, saved=saved,
     )  # fmt: skip
     return counts | figures
+
+
+def _tell(log: StageLog, before: int, of_all: int, done: int, total: int) -> None:
+    log.progress(before + done, of_all, "the teachers' episodes")
