@@ -42,7 +42,7 @@ from openhorizon import pipeline, process
 
 REPRODUCE = [sys.executable, "-m", "openhorizon", "reproduce"]
 VICTIMS = ("stage", "dvc", "flow", "server", "worker", "disk")
-TIMEOUT_S = 600.0
+TIMEOUT_S = 1800.0
 ENDED_S = 20.0  # within which whatever belonged to what was killed has to end
 FULL_S = (1.0, 6.0)  # how long the disk is full
 SPARE_BYTES = 48 * 2**20  # of the tmpfs, above what the project takes
