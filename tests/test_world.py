@@ -150,6 +150,11 @@ def test_the_first_cause_is_told_in_one_line(tmp_path: Path, capsys: pytest.Capt
         "openhorizon: process 1 of sft was ended by SIGKILL, and the others with it; run again, it goes on from what "
         "was saved last\n"
     )
+    ended = failure(tmp_path, 3, -signal.SIGTERM)  # by torchrun, because of the other
+    assert launch.told("sft", ChildFailedError("", {0: ended, 1: killed})) == 1
+    assert "process 1 of sft was ended by SIGKILL" in capsys.readouterr().err
+    assert launch.told("sft", ChildFailedError("", {0: lost, 3: ended})) == 1
+    assert "process 0 of sft failed: RuntimeError: connection closed" in capsys.readouterr().err
     refused = failure(tmp_path, 2, 2, "ValueError: sft.max_horizon=0: none", at=9)
     assert launch.told("sft", ChildFailedError("", {0: lost, 2: refused})) == 2
     assert capsys.readouterr().err == "openhorizon: sft.max_horizon=0: none\n"

@@ -93,9 +93,12 @@ def told(stage: str, error: ChildFailedError) -> int:
     return USER_ERROR if first.exitcode == USER_ERROR else 1
 
 
-def _order(failure: ProcessFailure) -> tuple[int, int]:
-    """What was killed or refused comes before what failed because of it."""
-    return (0 if failure.exitcode < 0 else 1 if failure.exitcode == USER_ERROR else 2), failure.timestamp
+def _order(failure: ProcessFailure) -> tuple[int, int, bool]:
+    """What was killed or refused comes before what failed because of it, and within a second, as torchrun tells the
+    time, before what torchrun itself ended by SIGTERM."""
+    terminated = failure.exitcode == -signal.SIGTERM
+    killed = failure.exitcode < 0 and not terminated
+    return 0 if killed else 1 if failure.exitcode == USER_ERROR else 2, failure.timestamp, terminated
 
 
 def _recorded(failure: ProcessFailure) -> tuple[str, str]:
