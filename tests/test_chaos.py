@@ -71,3 +71,29 @@ def test_faults_are_of_every_kind_in_every_stage() -> None:
     assert {stage for _, stage in plan[:50]} == set(stages) and {victim for victim, _ in plan[:6]} == set(chaos.VICTIMS)
     rows = list(chaos.table([{"victim": "dvc", "stage": "stage1"}], ("dvc", "flow"), ("stage0", "stage1")))
     assert rows[-3:] == ["| `stage0` | 0 | 0 | 0 |", "| `stage1` | 1 | 0 | 1 |", "| all | 1 | 0 | 1 |"]
+
+
+def test_a_fault_that_came_too_late_is_tried_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage of a second whose time was taken on a machine that was sixty times slower."""
+    tried: list[float] = []
+
+    def brief(
+        root: Path, victim: str, stage: str, seconds: float, draw: random.Random, log: Path
+    ) -> tuple[float, bool]:
+        tried.append(delay := draw.uniform(0, seconds))
+        return delay, delay < 1
+
+    monkeypatch.setattr(chaos, "fault", brief)
+    (log := tmp_path / "log").write_text("base: done in 60.0 s\n")
+    assert all(chaos.hit_in(tmp_path, "dvc", "base", random.Random(seed), log) <= 1 for seed in range(9))
+    assert len(tried) > 9
+    (log := tmp_path / "log").write_text("base: done in 60.0 s\n")
+    with pytest.raises(chaos.Wrong, match="it had ended 9 times"):
+        chaos.hit_in(tmp_path, "dvc", "base", Late(), log)
+
+
+class Late(random.Random):
+    """Draws the end of every range."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
