@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
+from settings import BASE, laptop, laptop_text
 
 from flows.reproduce import recipe
 from openhorizon import config, pipeline
@@ -21,6 +22,7 @@ from openhorizon.train.baselines import BASELINES
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "openhorizon"
+EVERY_DOMAIN = yaml.safe_load(BASE.read_text())["domains"]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # What decides no result: where, how fast, how it is said and recorded. config only reads what `params` lists.
 NEUTRAL = {"__init__", "artifacts", "config", "lineage", "tracking", "progress", "pipeline", "process", "unfinished"}
@@ -28,12 +30,25 @@ NEUTRAL = {"__init__", "artifacts", "config", "lineage", "tracking", "progress",
 
 @pytest.fixture(scope="module")
 def settings() -> Config:
-    return config.load(ROOT / "params.yaml")
+    return laptop(EVERY_DOMAIN)
 
 
 @pytest.fixture(scope="module")
-def graph() -> pipeline.Graph:
-    return pipeline.graph(ROOT)
+def graph(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Graph:
+    return graph_of(tmp_path_factory.mktemp("graph"))
+
+
+def graph_of(folder: Path, **run: Sequence[str]) -> pipeline.Graph:
+    """The graph of profile laptop, whatever params.yaml holds at the moment, where these ``run`` of the blocks."""
+    params = yaml.safe_load(laptop_text(EVERY_DOMAIN))
+    for block, names in run.items():
+        params[block]["run"] = list(names)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    config.load(folder / "params.yaml")
+    return pipeline.graph(folder)
 
 
 def body(name: str) -> dict[str, Any]:
@@ -78,15 +93,8 @@ def test_the_flow_starts_a_stage_after_all_it_reads(settings: Config, graph: pip
 def test_baselines_are_in_the_graph_where_they_are_to_be_run(settings: Config, tmp_path: Path) -> None:
     """None by default: neither DVC nor the flow knows of a stage that would make the recipe slower."""
     assert settings.baselines.run == ()
-    for part in ("dvc.yaml", "params.yaml"):
-        (tmp_path / part).write_text((ROOT / part).read_text())
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
-    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
-    params["baselines"]["run"] = list(BASELINES)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    config.load(tmp_path / "params.yaml")
-    graph, asked = pipeline.graph(tmp_path), ordered(settings.domains, list(BASELINES))
+    graph = graph_of(tmp_path, baselines=list(BASELINES))
+    asked = ordered(settings.domains, list(BASELINES))
     assert set(asked) == set(graph) and {f"baseline@{name}" for name in BASELINES} <= set(graph)
     for stage, reads in graph.items():
         assert reads <= before(stage, asked), f"{stage} may start before {reads - before(stage, asked)}"
@@ -103,15 +111,7 @@ def test_benchmarks_are_in_the_graph_where_they_are_to_be_run(settings: Config, 
     no stage, which would have none."""
     of_stages = [name for name, benchmark in BENCHMARKS.items() if benchmark.with_user is None]
     assert settings.benchmarks.run == ()
-    for part in ("dvc.yaml", "params.yaml"):
-        (tmp_path / part).write_text((ROOT / part).read_text())
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
-    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
-    params["benchmarks"]["run"] = of_stages
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    config.load(tmp_path / "params.yaml")  # which names every one of them
-    graph, asked = pipeline.graph(tmp_path), ordered(settings.domains, (), of_stages)
+    graph, asked = graph_of(tmp_path, benchmarks=of_stages), ordered(settings.domains, (), of_stages)
     assert set(asked) == set(graph) and {f"benchmark@{name}" for name in of_stages} <= set(graph)
     for stage, reads in graph.items():
         assert reads <= before(stage, asked), f"{stage} may start before {reads - before(stage, asked)}"
@@ -142,11 +142,11 @@ def test_every_word_has_its_module_and_its_stage() -> None:
 
 @pytest.mark.parametrize("name", GRAPH)
 def test_params_exist_and_none_says_where_or_how_fast(name: str, settings: Config) -> None:
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values = yaml.safe_load(laptop_text(EVERY_DOMAIN))
     for param in body(name)["params"]:
         found = values
         for key in param.replace("${item}", settings.domains[0]).split("."):
-            assert key in found, f"{name}: params.yaml has no {param}"
+            assert key in found, f"{name}: the params have no {param}"
             found = found[key]
         assert not param.startswith("machines")
         assert param != "profile" or name == "report"
