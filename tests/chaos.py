@@ -47,6 +47,7 @@ ENDED_S = 20.0  # within which whatever belonged to what was killed has to end
 FULL_S = (1.0, 6.0)  # how long the disk is full
 SPARE_BYTES = 48 * 2**20  # of the tmpfs, above what the project takes
 TRIES = 9  # to hit a stage while it runs
+RETRIES = "3"  # of a call to Prefect's server, 14 s; by default 5, a minute, which a flow waits several times
 
 
 class Wrong(AssertionError):
@@ -58,7 +59,7 @@ def environment(root: Path) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "OPENHORIZON_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
     more = {"PYTHONPATH": str(root / "src"), "PATH": path, "PYTHONUNBUFFERED": "1"}
-    return {**own, **process.TELEMETRY_OFF, **more}
+    return {**own, **process.TELEMETRY_OFF, **more, "PREFECT_CLIENT_MAX_RETRIES": RETRIES}
 
 
 def reproduce(root: Path, log: Path, command: Sequence[str] = REPRODUCE) -> None:
