@@ -32,7 +32,7 @@ BELOW = {  # a package or module → what of openhorizon it may import besides t
     "progress": set(),
     "process": set(),
     "profiles": set(),
-    "pipeline": set(),
+    "pipeline": {"profiles"},  # whether params.yaml is one
     "traces": {"agent", "domains"},
     "tracking": {"agent", "pipeline", "progress", "traces"},
     "stages": {

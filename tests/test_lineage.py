@@ -17,7 +17,7 @@ import yaml
 from conftest import MACHINE
 from settings import laptop, laptop_text
 
-from openhorizon import ancestry, cli, lineage, pipeline, process
+from openhorizon import ancestry, cli, lineage, pipeline, process, profiles
 from openhorizon.artifacts import checkpoint_dir, stage_dir, write_json, write_text
 from openhorizon.config import STAGES
 
@@ -255,3 +255,24 @@ def test_a_lineage_that_is_not_known_is_said(project: Path, capsys: pytest.Captu
     assert cli.main(["show", "lineage", "baseline@seqkd"]) == cli.USER_ERROR
     assert "artifacts/baseline/seqkd" in capsys.readouterr().err
     assert pipeline.LOCK_FILE == "dvc.lock"
+
+
+def test_a_commit_is_dirty_by_what_people_change_and_not_by_what_a_reproduction_writes(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    profiles.write("laptop", tmp_path)
+    write_text(tmp_path / "dvc.lock", "schema: '2.0'\n")
+    assert pipeline.commit(tmp_path) == ""
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *arguments], cwd=tmp_path, check=True)
+    clean = pipeline.commit(tmp_path)
+    assert len(clean) == 40
+    profiles.write("laptop+best", tmp_path)
+    write_text(tmp_path / "dvc.lock", "schema: '2.0'\nstages: {}\n")
+    assert pipeline.commit(tmp_path) == clean
+    params = tmp_path / "params.yaml"
+    params.write_text(params.read_text().replace("seed: 0", "seed: 1"))
+    assert pipeline.commit(tmp_path) == f"{clean}-dirty"
+    profiles.write("laptop", tmp_path)
+    (tmp_path / "profiles" / "best.yaml").write_text("seed: 7\n")
+    assert pipeline.commit(tmp_path) == f"{clean}-dirty"

@@ -14,6 +14,9 @@ from typing import Any
 
 import yaml
 
+from openhorizon import profiles
+from openhorizon.config import PARAMS_FILE
+
 STATE_FOLDER = Path(".openhorizon")
 PIPELINE_FILE = "dvc.yaml"
 LOCK_FILE = "dvc.lock"
@@ -101,12 +104,22 @@ def recorded(root: Path, stages: Collection[str]) -> dict[str, dict[str, str]]:
 
 
 def commit(root: Path) -> str:
-    """The commit that is checked out, with ``-dirty`` behind it where tracked files differ; empty without git."""
-    asked = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    """The commit that is checked out, with ``-dirty`` behind it where tracked files differ; empty without git.
+
+    What a reproduction writes is no difference: dvc.lock, and params.yaml where it is a profile of this checkout.
+    """
     try:
-        return subprocess.run(asked, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        found = _git(root, "describe", "--always", "--abbrev=40", "--exclude=*").strip()
+        changed = set(_git(root, "diff", "--name-only", "--relative", "HEAD").splitlines()) - {LOCK_FILE}
     except (FileNotFoundError, subprocess.CalledProcessError):
         return ""
+    if str(PARAMS_FILE) in changed and profiles.unedited(root):
+        changed.remove(str(PARAMS_FILE))
+    return f"{found}-dirty" if changed else found
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout
 
 
 def identity(root: Path) -> str:

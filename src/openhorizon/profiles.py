@@ -61,6 +61,15 @@ def write(name: str, root: Path) -> bool:
     return True
 
 
+def unedited(root: Path) -> bool:
+    """Whether ``params.yaml`` is what ``write`` makes of the profile that it names."""
+    text = (root / config.PARAMS_FILE).read_text(encoding="utf-8")
+    try:
+        return text == compose(config.load(root / config.PARAMS_FILE).profile, root, [])
+    except (OSError, ValueError):
+        return False
+
+
 def settings(name: str, root: Path, changes: Sequence[Mapping[str, Any]] = ()) -> config.Config:
     """What profile ``name`` would be with ``changes``, without writing it. Raises as ``compose``."""
     with tempfile.TemporaryDirectory() as folder:
