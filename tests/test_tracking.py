@@ -172,11 +172,15 @@ def test_a_killed_flow_leaves_no_run_open(project: Path, settings: Config) -> No
     gone._append({"start": "sft", "stage": "sft", "parent": killed, "params": {}, "at": 1})
     store.carry(gone._record, ended=False)
     (project / RECORDS / "0123456789abcdef0123456789abcdef.parent").write_text("")  # of a database that is gone
-    with reproduction(settings, project):
-        pass
+    write_json(
+        project / "reports/results.json",
+        {"rows": [{"model": "sft", "domain": "search", "horizon": 1, "n": 4, "success": 0.5}]},
+    )
+    tracking.settle(project)
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project / DATABASE}")
+    assert [client.get_run(it).data.metrics for it in (killed, finished)] == [{}, {"success/sft/search": 0.5}]
     assert [client.get_run(it).info.status for it in (killed, finished)] == ["KILLED", "FINISHED"]
     assert runs(project)["sft"].info.status == "KILLED"
     assert list((project / RECORDS).iterdir()) == []

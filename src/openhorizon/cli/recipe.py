@@ -98,6 +98,9 @@ def reproduce(options: argparse.Namespace) -> int:  # noqa: RET503 (execve does 
             raise ValueError("git: not installed; DVC needs it (Debian: apt-get install git)")
         stages = pipeline.graph(root)
         if not pipeline.stale(root):
+            from openhorizon.tracking import settle
+
+            settle(root)
             print(f"up to date: {len(stages)} stages (profile {config.profile})")
             return show_report(options)
     runner = ["--runner", options.runner] if options.runner else []

@@ -6,7 +6,7 @@ repro`` each stage does so itself, at its end). So a stage neither pays for impo
 fails: that is said once. Timings stay out of what DVC compares, so that two runs of a stage write the same bytes.
 """
 
-from openhorizon.tracking.carry import publish, reproduction
+from openhorizon.tracking.carry import publish, reproduction, settle
 from openhorizon.tracking.record import PARENT_VARIABLE, RECORDS, TIMINGS, UNTRACKED, StageLog, peak_rss_mb
 from openhorizon.tracking.store import DATABASE, EXPERIMENT, Store, success
 
@@ -22,5 +22,6 @@ __all__ = [
     "peak_rss_mb",
     "publish",
     "reproduction",
+    "settle",
     "success",
 ]

@@ -23,7 +23,7 @@ def reproduction(config: Config, root: Path) -> Iterator[str]:
     with Progress("reproduce", "opening the MLflow run"):
         store = tracked(lambda: Store(root))
         if store:
-            tracked(store.close_parents)
+            tracked(store.settle)
         parent = tracked(lambda: store.start_parent(config)) if store else None
     stop = threading.Event()
 
@@ -52,6 +52,12 @@ def reproduction(config: Config, root: Path) -> Iterator[str]:
         thread.join()
         if store and parent:
             tracked(lambda: store.end_parent(parent, status))
+
+
+def settle(root: Path) -> None:
+    """Complete what earlier reproductions left of their records, if any did. To be called where no other one runs."""
+    if any((root / RECORDS).glob("*")):
+        tracked(lambda: Store(root).settle())
 
 
 def publish(root: Path) -> None:

@@ -72,24 +72,42 @@ class Store:
         recorded = pipeline.recorded(self.root, {carried.stage for carried in self._carried.values()})
         for carried in self._carried.values():
             self._tag(carried.run_id, recorded.get(carried.stage, {}))
-        if status == "FINISHED" and (self.root / RESULTS).is_file():
-            self.publish(parent)
+        if status == "FINISHED":
+            self._publish_if_there(parent)
         self._close(parent, status)
 
-    def close_parents(self) -> None:
-        """Close the reproductions that ended before they could: killed, or while MLflow was away. To be called where
-        no other one runs in this checkout."""
+    def settle(self) -> None:
+        """Complete what reproductions left that ended before they could: killed, or while MLflow was away. To be called
+        where no other one runs in this checkout."""
+        for record in sorted((self.root / RECORDS).glob("*.jsonl")):
+            if not may_run(record):
+                self.carry(record)
         for file in sorted((self.root / RECORDS).glob(f"*{PARENT_SUFFIX}")):
-            self._close(file.name.removesuffix(PARENT_SUFFIX), file.read_text(encoding="utf-8") or "KILLED")
+            parent, status = file.name.removesuffix(PARENT_SUFFIX), file.read_text(encoding="utf-8") or "KILLED"
+            # The report is of the run unless params.yaml has changed since.
+            if status == "FINISHED" and self._tags(parent).get(IDENTITY_TAG) == pipeline.identity(self.root):
+                self._publish_if_there(parent)
+            self._close(parent, status)
 
-    def _close(self, parent: str, status: str) -> None:
+    def _tags(self, run_id: str) -> Mapping[str, str]:
+        """None of a run that is not there, as in a database that is no longer used."""
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.set_terminated(parent, status)
+            tags: Mapping[str, str] = self._client.get_run(run_id).data.tags
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # of a database that is no longer used
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
+            return {}
+        return tags
+
+    def _publish_if_there(self, parent: str) -> None:
+        if (self.root / RESULTS).is_file():
+            self.publish(parent)
+
+    def _close(self, parent: str, status: str) -> None:
+        if self._tags(parent):
+            self._client.set_terminated(parent, status)
         (self.root / RECORDS / f"{parent}{PARENT_SUFFIX}").unlink(missing_ok=True)
 
     def carry(self, record: Path, ended: bool = True) -> None:
@@ -125,19 +143,11 @@ class Store:
 
     def _told(self, record: Path) -> _Carried | None:
         """How far an earlier process has carried it; None where none did, or the run is no longer there."""
-        from mlflow.exceptions import MlflowException
-
         file = record.with_suffix(RUN_SUFFIX)
         if not file.is_file():
             return None
         carried = _Carried(**artifacts.read_json(file))
-        try:
-            self._client.get_run(carried.run_id)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-        return carried
+        return carried if self._tags(carried.run_id) else None
 
     def carry_alone(self, record: Path) -> None:
         """``carry`` for a stage without a flow, with the hashes of what it read; and for such stages that were killed
