@@ -425,9 +425,13 @@ def test_recover_says_what_is_recovered_and_what_beats_it(tmp_path: Path) -> Non
             own = model.partition("@")[2] if model.startswith("teacher@") else ""
             records[model] = [record(t, t[0], 8, ok, seed) for t, ok in tasks.items() if own in ("", t[0])]
         results.append(Result("private", seed, tmp_path, records, None, None, None, 1.0))
+        warmed = {"student": records["baseline@seqkd"]}
+        results.append(Result("private_warm_up", seed, tmp_path, warmed, None, None, None, 1.0))
     claims, figures = analysis_of("recover", ROOT)(replace(found, results=results))
     said = {claim.id.removeprefix("recover/private/"): claim for claim in claims}
-    assert said.keys() == {"headroom", "gain", "share", "seqkd", "average"} and figures.keys() == {"recover-private"}
+    assert said.keys() == {"headroom", "gain", "share", "seqkd", "average", "warm_up_first"}
+    assert figures.keys() == {"recover-private"}
+    assert said["warm_up_first"].effect == said["seqkd"].effect, "another arm's student, on the same tasks"
     assert said["headroom"].holds and said["average"].holds
     assert said["gain"].holds and said["gain"].effect == pytest.approx(0.32, abs=0.06)
     assert said["seqkd"].holds is False, "a baseline that wins is the finding"

@@ -9,6 +9,7 @@ ratio of two uncertain numbers. A baseline that is ahead is a claim that does no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from openhorizon.bench.base import Record
 from openhorizon.bench.stats import Tested, holm
@@ -22,11 +23,13 @@ REGIMES = {
     "seen": "Where the student may see the teachers' demonstrations",
     "private": "Where the teachers' lead is theirs",
 }
+WARM_UP = "baseline@warm_up_first"  # another arm's student, as one more model of the regime that it is held against
 COLOURS = {"sft": "grey", TEACHER: "green", "student": "blue", "baseline": "orange"}
 
 
 def analyse(evidence: Evidence) -> tuple[list[Claim], dict[str, Figure]]:
     """For each regime: is there headroom, what is gained of it, and each baseline against the student."""
+    evidence = replace(evidence, results=[_with_warm_up(result, evidence) for result in evidence.results])
     asked: dict[str, tuple[str, Mapping[str, float], str]] = {}
     for regime, where in REGIMES.items():
         for result in list(evidence.of(regime).values())[:1]:
@@ -68,6 +71,14 @@ def analyse(evidence: Evidence) -> tuple[list[Claim], dict[str, Figure]]:
             claim(evidence, key, compared, statement, control, f"recover-{regime}", takeaway, holds, decided=decided)
         )
     return claims, {f"recover-{regime}": _figure(evidence, regime) for regime in REGIMES if evidence.of(regime)}
+
+
+def _with_warm_up(result: Result, evidence: Evidence) -> Result:
+    """The student of the same regime and seed that was warmed up first is among the models, where all seeds have it."""
+    plain, warm = evidence.of(result.arm), evidence.of(f"{result.arm}_warm_up")
+    if plain.keys() - warm.keys():
+        return result
+    return replace(result, records={**result.records, WARM_UP: warm[result.seed].records["student"]})
 
 
 def _levels(results: Mapping[int, Result], models: Mapping[str, float]) -> str:
