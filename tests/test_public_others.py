@@ -7,8 +7,9 @@ import importlib.util
 import json
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,8 +68,26 @@ def test_ifbenchs_sample_answers_get_the_score_of_its_own_report(
 def test_judging_leaves_the_random_state_alone_and_is_the_same_every_time() -> None:
     task = ifbench.IFBENCH.tasks()[0]
     before = random.getstate()
+    fresh = followed.Following("ifbench", ifbench.rows, ifbench.judge)
     first = ifbench.WORLD.judged(task, "one two three")
-    assert random.getstate() == before and ifbench.WORLD.judged(task, "one two three") == first
+    assert random.getstate() == before and fresh.judged(task, "one two three") == first
+
+
+def test_an_answer_is_judged_once_however_often_it_is_asked_for() -> None:
+    seen = []
+
+    def judge(row: Mapping[str, Any], text: str) -> tuple[list[bool], list[bool]]:
+        seen.append(text)
+        return [text == "a"], [True]
+
+    world = followed.Following("x", lambda: {"x-1": {"prompt": "p", "instruction_id_list": ["r:s"]}}, judge)
+    (task,) = world.tasks()
+    for text in ("a", "b"):
+        environment, answer = world.start(task), Answer(text)
+        assert world.verify(task, environment, answer).passed is (text == "a")
+        played = Trajectory(task, (), text, Status.SOLVED, Verdict(True, 1.0, ""), "expert", 0)
+        assert world.measure(played)["prompt_strict"].value == (text == "a")
+    assert seen == ["a", "b"]
 
 
 @needs("ifbench")

@@ -30,6 +30,7 @@ BUDGET = BudgetConfig(slack=0.0, extra=0, turn_tokens=2048, context_tokens=16_38
 PROTOCOL = "one turn, no tools; system prompt of one sentence; at most 2,048 tokens"
 NLTK_DATA = ("llama_index.core", "_static/nltk_cache")  # punkt_tab and stopwords, in a package that is not imported
 TAGGER = "taggers/averaged_perceptron_tagger_eng"
+KEPT = 1024  # answers whose judgement is kept, of a few kB each
 FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "key": (str, int),
     "prompt": str,
@@ -49,6 +50,7 @@ class Following(Domain):
 
     def __init__(self, source: str, rows: Callable[[], Mapping[str, Mapping[str, Any]]], judge: Judge) -> None:
         self.source, self.rows, self.judge = source, rows, judge
+        self._judged = functools.lru_cache(maxsize=KEPT)(self._judge)  # verify asks first, measure asks again
 
     def tasks(self) -> list[Task]:
         return shuffled(self._task(key, row) for key, row in self.rows().items())
@@ -79,8 +81,11 @@ class Following(Domain):
     def judged(self, task: Task, text: str) -> tuple[list[bool], list[bool]]:
         """Strictly and loosely followed, an item an instruction. Arguments that a rule would draw are drawn from a seed
         of the task's, and the process's own random state is left as it was."""
-        with seeded(task.id):
-            return self.judge(self.rows()[task.id], text)
+        return self._judged(task.id, text)
+
+    def _judge(self, key: str, text: str) -> tuple[list[bool], list[bool]]:
+        with seeded(key):
+            return self.judge(self.rows()[key], text)
 
     def propose(self, rng: random.Random, split: Split, horizon: int, seed: int) -> Task | None:
         return None
