@@ -46,7 +46,7 @@ test-long: $(STAMP)
 
 coverage: $(STAMP)
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -m "not long" -n $(JOBS) --dist loadscope --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -m "not long" -n $(JOBS) --dist loadscope --no-loadscope-reorder
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
