@@ -1,6 +1,6 @@
 """What a flow run shows on its page in Prefect's UI: how far it is, a row a stage, the report's table and its address.
 
-A server that is gone takes nothing from the run but this page.
+A server that is gone takes nothing from the run but this page, and a minute twice: Prefect's client tries as long.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class Shown:
 
     def __init__(self, name: str, stages: int) -> None:
         self.name, self.stages = name, stages
-        made = _tried(lambda: create_progress_artifact(0.0, key=f"{name}-progress", description=f"{stages} stages"))
+        self._gone = False
+        made = self._tried(
+            lambda: create_progress_artifact(0.0, key=f"{name}-progress", description=f"{stages} stages")
+        )
         self._progress = made if isinstance(made, UUID) else None
 
     def settled(self, count: int) -> None:
@@ -42,22 +45,38 @@ class Shown:
         progress = self._progress
         if progress is not None:
             share = 100 * min(count / self.stages, 1.0)
-            _tried(lambda: update_progress_artifact(progress, share))
+            self._tried(lambda: update_progress_artifact(progress, share))
 
     def end(self, runner: Runner, root: Path) -> None:
         """A row a stage; where there is a report, its table and its address."""
+        self._gone = False  # it may be back
         rows = [
             {"stage": stage, "time": duration(seconds), "result": outcome}
             for stage in runner.asked
             for outcome, seconds in [runner.outcomes.get(stage, ("not run", 0.0))]
         ]
-        _tried(lambda: create_table_artifact(rows, key=f"{self.name}-stages", description="what became of each stage"))
+        self._tried(
+            lambda: create_table_artifact(rows, key=f"{self.name}-stages", description="what became of each stage")
+        )
         page, figures = root / REPORTS / "index.html", root / REPORTS / "results.json"
         if page.is_file() and figures.is_file():
             results = json.loads(figures.read_text(encoding="utf-8"))
             table = markdown_table(results)
-            _tried(lambda: create_markdown_artifact(table, key=f"{self.name}-results", description="held-out success"))
-            _tried(lambda: create_link_artifact(page.resolve().as_uri(), "report", key=f"{self.name}-report"))
+            self._tried(
+                lambda: create_markdown_artifact(table, key=f"{self.name}-results", description="held-out success")
+            )
+            self._tried(lambda: create_link_artifact(page.resolve().as_uri(), "report", key=f"{self.name}-report"))
+
+    def _tried(self, make: Callable[[], T]) -> T | None:
+        """Nothing where the server was gone before: each try would keep what waits for a stage waiting for a minute."""
+        if self._gone:
+            return None
+        try:
+            return make()
+        except (PrefectException, HTTPError, OSError) as error:
+            self._gone = True
+            say(f"Prefect shows less of this run: {' '.join(str(error).split())[:200]}")
+            return None
 
 
 def markdown_table(results: dict[str, Any]) -> str:
@@ -68,11 +87,3 @@ def markdown_table(results: dict[str, Any]) -> str:
     lines = [["model", *domains], ["---"] + ["---:"] * len(domains)]
     lines += [[m, *(f"{figures[m, d]:.3f}" if (m, d) in figures else "–" for d in domains)] for m in models]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _tried(make: Callable[[], T]) -> T | None:
-    try:
-        return make()
-    except (PrefectException, HTTPError, OSError) as error:
-        say(f"Prefect shows less of this run: {' '.join(str(error).split())[:200]}")
-        return None

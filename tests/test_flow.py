@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import httpx
@@ -16,8 +17,9 @@ import psutil
 import pytest
 import yaml
 
-from flows.shown import markdown_table
-from flows.stage import Slots
+from flows import shown
+from flows.shown import Shown, markdown_table
+from flows.stage import Runner, Slots
 from openhorizon import pipeline, process
 
 ROOT = Path(__file__).parents[1]
@@ -375,3 +377,23 @@ def test_waiting_stages_are_taken_in_the_recipes_order() -> None:
     for thread in threads:
         thread.join()
     assert taken == [1, 3, 5, 9]
+
+
+def test_a_server_that_is_gone_is_asked_once_and_again_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def gone(*given: object, **named: object) -> None:
+        asked.append(given)
+        raise httpx.ConnectError("connection refused")
+
+    monkeypatch.setattr(shown, "create_progress_artifact", lambda *given, **named: uuid.uuid4())
+    page = Shown("reproduce", 9)
+    for name in ("update_progress_artifact", "create_table_artifact", "create_markdown_artifact"):
+        monkeypatch.setattr(shown, name, gone)
+    for count in range(1, 10):
+        page.settled(count)
+    assert len(asked) == 1 and capsys.readouterr().out.count("shows less") == 1
+    page.end(Runner(tmp_path, 1, {}, []), tmp_path)
+    assert len(asked) == 2
