@@ -276,3 +276,26 @@ def test_a_commit_is_dirty_by_what_people_change_and_not_by_what_a_reproduction_
     profiles.write("laptop", tmp_path)
     (tmp_path / "profiles" / "best.yaml").write_text("seed: 7\n")
     assert pipeline.commit(tmp_path) == f"{clean}-dirty"
+
+
+def test_what_dvc_has_left_half_written_does_not_keep_it_from_starting(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a disk leaves that was full while DVC wrote, or a DVC that was killed then."""
+    table, lock = project / pipeline.DVC_LOCKS, project / pipeline.LOCK_FILE
+    whole = "schema: '2.0'\nstages:\n  sft:\n    cmd: c\n    outs:\n    - path: a\n      md5: abc\n      size: 3\n"
+    write_text(lock, whole)
+    for half in ("", '{"artifacts/sft": {"wri'):
+        write_text(table, half)
+        with pipeline.alone(project):
+            assert not table.exists() and lock.read_text() == whole
+    write_text(table, "{}")
+    for end in (0, whole.index("md5") + 2, whole.index("outs:") + 5):  # nothing, no YAML, no lock file
+        write_text(lock, whole[:end])
+        with pipeline.alone(project):
+            assert table.exists() and not lock.exists()
+        assert "dvc.lock: half written" in capsys.readouterr().out
+    conflict = f"<<<<<<< HEAD\n{whole}=======\n{whole}>>>>>>> other\n"
+    write_text(lock, conflict)
+    with pipeline.alone(project):
+        assert lock.read_text() == conflict

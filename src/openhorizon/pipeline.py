@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import subprocess
 import time
@@ -20,6 +21,8 @@ from openhorizon.config import PARAMS_FILE
 STATE_FOLDER = Path(".openhorizon")
 PIPELINE_FILE = "dvc.yaml"
 LOCK_FILE = "dvc.lock"
+CONFLICT = "<<<<<<<"  # of a merge, which is for people to decide
+DVC_LOCKS = Path(".dvc", "tmp", "rwlock")  # dvc.rwlock
 Graph = Mapping[str, frozenset[str]]  # a stage → the stages whose outputs it reads
 
 
@@ -43,9 +46,38 @@ def alone(root: Path) -> Iterator[None]:
         handle.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         handle.flush()
         try:
+            mend(root)
             yield
         finally:
             handle.truncate(0)
+
+
+def mend(root: Path) -> None:
+    """Take away what DVC has left half written, as it writes in place: killed, or without room on the disk. It would
+    not start with it. No DVC may run in ``root``."""
+    table, lock = root / DVC_LOCKS, root / LOCK_FILE
+    if table.is_file():
+        try:
+            json.loads(table.read_bytes())
+        except ValueError:
+            table.unlink()
+    if lock.is_file() and not _is_whole(text := lock.read_text(encoding="utf-8", errors="replace")):
+        if CONFLICT in text:
+            return
+        aside = root / STATE_FOLDER / f"{LOCK_FILE}.half"
+        lock.replace(aside)
+        print(f"{LOCK_FILE}: half written, moved to {aside}; DVC's cache knows what was made", flush=True)
+
+
+def _is_whole(lock_file: str) -> bool:
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(yaml.load(lock_file, yaml.CSafeLoader))
+    except (yaml.YAMLError, Invalid):
+        return False
+    return True
 
 
 def graph(root: Path) -> Graph:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from openhorizon.artifacts import write_text
 from openhorizon.config import PARAMS_FILE
-from openhorizon.pipeline import PIPELINE_FILE, STATE_FOLDER
+from openhorizon.pipeline import PIPELINE_FILE, STATE_FOLDER, mend
 from openhorizon.study.plan import Cell
 
 LINKED = ("src", "flows", "profiles", PIPELINE_FILE, ".dvcignore")
@@ -38,6 +38,7 @@ def make(cell: Cell, root: Path) -> None:
         target_file = cell.folder / path
         if not target_file.is_file() or target_file.read_text(encoding="utf-8") != text:
             write_text(target_file, text)
+    mend(cell.folder)
 
 
 def record_cost(root: Path, cell: Cell, stage: str, key: str) -> None:
