@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from openhorizon.config import PARAMS_FILE
 STATE_FOLDER = Path(".openhorizon")
 PIPELINE_FILE = "dvc.yaml"
 LOCK_FILE = "dvc.lock"
+WRITTEN_S = 1.0  # within which DVC has written either
 CONFLICT = "<<<<<<<"  # of a merge, which is for people to decide
 DVC_LOCKS = Path(".dvc", "tmp", "rwlock")  # dvc.rwlock
 Graph = Mapping[str, frozenset[str]]  # a stage → the stages whose outputs it reads
@@ -53,31 +54,40 @@ def alone(root: Path) -> Iterator[None]:
 
 
 def mend(root: Path) -> None:
-    """Take away what DVC has left half written, as it writes in place: killed, or without room on the disk. It would
-    not start with it. No DVC may run in ``root``."""
+    """Take away what DVC, which writes in place, has left half written: killed, or without room on the disk. It would
+    not start with it. No other reproduction may run in ``root``."""
     table, lock = root / DVC_LOCKS, root / LOCK_FILE
-    if table.is_file():
-        try:
-            json.loads(table.read_bytes())
-        except ValueError:
-            table.unlink()
-    if lock.is_file() and not _is_whole(text := lock.read_text(encoding="utf-8", errors="replace")):
-        if CONFLICT in text:
-            return
+    if _is_half(table, json.loads):
+        table.unlink(missing_ok=True)
+    if _is_half(lock, _read_lock) and CONFLICT not in lock.read_text(encoding="utf-8", errors="replace"):
         aside = root / STATE_FOLDER / f"{LOCK_FILE}.half"
         lock.replace(aside)
         print(f"{LOCK_FILE}: half written, moved to {aside}; DVC's cache knows what was made", flush=True)
 
 
-def _is_whole(lock_file: str) -> bool:
+def _is_half(file: Path, read: Callable[[str], object]) -> bool:
+    """Whether it cannot be read, for longer than a DVC that somebody runs by hand takes to write it."""
+    for wait_s in (WRITTEN_S, 0.0):
+        try:
+            read(file.read_text(encoding="utf-8", errors="replace"))
+        except FileNotFoundError:
+            return False
+        except ValueError:
+            time.sleep(wait_s)
+        else:
+            return False
+    return True
+
+
+def _read_lock(text: str) -> None:
+    """Raises ``ValueError`` where DVC would refuse it."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 
     try:
-        COMPILED_LOCKFILE_SCHEMA(yaml.load(lock_file, yaml.CSafeLoader))
-    except (yaml.YAMLError, Invalid):
-        return False
-    return True
+        COMPILED_LOCKFILE_SCHEMA(yaml.load(text, yaml.CSafeLoader))
+    except (yaml.YAMLError, Invalid) as error:
+        raise ValueError(str(error)) from error
 
 
 def graph(root: Path) -> Graph:

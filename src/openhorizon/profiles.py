@@ -63,9 +63,9 @@ def write(name: str, root: Path) -> bool:
 
 def unedited(root: Path) -> bool:
     """Whether ``params.yaml`` is what ``write`` makes of the profile that it names."""
-    text = (root / config.PARAMS_FILE).read_text(encoding="utf-8")
+    file = root / config.PARAMS_FILE
     try:
-        return text == compose(config.load(root / config.PARAMS_FILE).profile, root, [])
+        return file.read_text(encoding="utf-8") == compose(config.load(file).profile, root, [])
     except (OSError, ValueError):
         return False
 
