@@ -57,7 +57,8 @@ def reproduction(config: Config, root: Path) -> Iterator[str]:
 def settle(root: Path) -> None:
     """Complete what earlier reproductions left of their records, if any did. To be called where no other one runs."""
     if any((root / RECORDS).glob("*")):
-        tracked(lambda: Store(root).settle())
+        with Progress("reproduce", "completing what an earlier one left in MLflow"):
+            tracked(lambda: Store(root).settle())
 
 
 def publish(root: Path) -> None:

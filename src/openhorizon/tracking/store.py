@@ -84,8 +84,8 @@ class Store:
                 self.carry(record)
         for file in sorted((self.root / RECORDS).glob(f"*{PARENT_SUFFIX}")):
             parent, status = file.name.removesuffix(PARENT_SUFFIX), file.read_text(encoding="utf-8") or "KILLED"
-            # The report is of the run unless params.yaml has changed since.
-            if status == "FINISHED" and self._tags(parent).get(IDENTITY_TAG) == pipeline.identity(self.root):
+            # The report that is there is of the run where neither params.yaml nor the code has changed since.
+            if status == "FINISHED" and self._parent_tags("flow").items() <= self._tags(parent).items():
                 self._publish_if_there(parent)
             self._close(parent, status)
 
