@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import shutil
 import socket
 import subprocess
@@ -199,3 +200,18 @@ def test_what_stands_behind_two_dashes_is_for_inspect_alone(capsys: pytest.Captu
     with pytest.raises(SystemExit):
         parse(["doctor", "--", "-T"])
     assert "only `inspect` takes arguments behind --" in capsys.readouterr().err
+
+
+def test_a_benchmark_says_what_its_own_solution_reaches(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "bfcl", "--model", "gold", "--limit", "2", "--temperature", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "gold: 100.0 (n=2)" in said and "floor: 0.0 (n=2)" in said and "2 tasks, 2 judged; 2 SOLVED" in said
+    assert "results: reports/bench/bfcl/gold" in said
+    found = json.loads((project / "reports" / "bench" / "bfcl" / "gold" / "metrics.json").read_text())
+    assert found["counts"]["tasks"] == 2 and not found["broken"]
+
+
+def test_benchmarks_are_listed_with_their_licences(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--list"]) == 0
+    said = capsys.readouterr().out
+    assert "bfcl" in said and "Apache-2.0" in said and "ifeval" in said
