@@ -109,7 +109,7 @@ def of_split(split: Split) -> tuple[tuple[str, str], ...]:
 
 def sound() -> Iterator[tuple[str, str]]:
     """Of each family of tables the first competition that is sound by the measured rule (``leaderboard.py``), has names
-    that can be short, and a program that beats the constant. Runs programs over some 250 candidates: minutes."""
+    that can be short, and a program that beats the constant. Runs programs over some 300 candidates: minutes."""
     found = set[str]()
     for key in (key for name in table_names() for key in candidates(name)):
         family = families()[key.table]
